@@ -1,0 +1,72 @@
+"""Learning byte-pair merges from counted words (Sennrich et al. 2016, arXiv 1508.07909)."""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import pairwise
+
+Pair = tuple[str, str]
+
+
+def learn_merges(words: Mapping[tuple[str, ...], int], merges: int) -> list[Pair]:
+    """The merges that join the most frequent neighbours, in the order in which they were learnt.
+
+    Ties go to the pair that sorts first, so equal words give equal merges in every process.
+    A pair that occurs once is never merged, nor one whose joined symbol exists already.
+
+    Args:
+        words: each word as its symbols, with how often it occurs.
+        merges: how many to learn at most.
+    """
+    spellings = [list(word) for word in words]
+    weights = list(words.values())
+    counts: dict[Pair, int] = defaultdict(int)
+    places: dict[Pair, set[int]] = defaultdict(set)
+    for index, symbols in enumerate(spellings):
+        for pair in pairwise(symbols):
+            counts[pair] += weights[index]
+            places[pair].add(index)
+    known = {symbol for symbols in spellings for symbol in symbols}
+    queue = [(-count, pair) for pair, count in counts.items()]
+    heapq.heapify(queue)
+    learnt: list[Pair] = []
+    while queue and len(learnt) < merges:
+        negative, pair = heapq.heappop(queue)
+        if -negative != counts[pair]:
+            continue  # an older count of the pair; the newer one is in the queue as well
+        if -negative < 2:
+            break
+        if pair[0] + pair[1] in known:
+            counts.pop(pair)
+            continue
+        known.add(pair[0] + pair[1])
+        learnt.append(pair)
+        changed: dict[Pair, int] = defaultdict(int)
+        for index in places.pop(pair):
+            before = spellings[index]
+            after = join(before, pair)
+            for old in pairwise(before):
+                changed[old] -= weights[index]
+            for new in pairwise(after):
+                changed[new] += weights[index]
+                places[new].add(index)
+            spellings[index] = after
+        for other, difference in changed.items():
+            if difference:
+                counts[other] += difference
+                heapq.heappush(queue, (-counts[other], other))
+    return learnt
+
+
+def join(symbols: list[str], pair: Pair) -> list[str]:
+    """The symbols with every occurrence of the pair, from the left, made one."""
+    joined: list[str] = []
+    i = 0
+    while i < len(symbols):
+        if i + 1 < len(symbols) and (symbols[i], symbols[i + 1]) == pair:
+            joined.append(symbols[i] + symbols[i + 1])
+            i += 2
+        else:
+            joined.append(symbols[i])
+            i += 1
+    return joined
