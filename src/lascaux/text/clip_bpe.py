@@ -3,9 +3,9 @@
 Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision",
 arXiv 2103.00020; published as `SimpleTokenizer` and `bpe_simple_vocab_16e6.txt.gz`.
 
-A vocabulary of v ids is laid out as published: 256 byte symbols, the same 256 ending a word, v - 514
-merges in the order in which they were learnt, the start marker, the end marker. Every byte has an id,
-so no text is ever unknown.
+A vocabulary of v ids is laid out as published: 256 byte symbols, the same 256 ending a word,
+v - 514 merges in the order in which they were learnt, the start marker, the end marker. Every byte
+has an id, so no text is ever unknown.
 """
 
 import gzip
@@ -40,7 +40,7 @@ from tokenizers import (
 from torch import Tensor
 
 from lascaux.errors import BadInput, BadText, BrokenFile
-from lascaux.text.merging import learn_merges
+from lascaux.text.merging import count_words, learn_merges
 
 logger = logging.getLogger(__name__)
 
@@ -104,19 +104,13 @@ class _Pieces:
 
     def breaks(self, level: int) -> list[int]:
         """Tokens at which a new word (level 0), piece (1), character (2) or token (3) begins."""
-        tokens = range(1, len(self.ids))
-        if level == 0:
-            return [
-                i for i in tokens if self._new_piece(i) and self.text[self.begins[i] - 1] == " "
-            ]
-        if level == 1:
-            return [i for i in tokens if self._new_piece(i)]
-        if level == 2:
-            return [i for i in tokens if self.begins[i] != self.begins[i - 1]]
-        return list(tokens)
+        return [i for i in range(1, len(self.ids)) if level == 3 or self._breaks(i, level)]
 
-    def _new_piece(self, token: int) -> bool:
-        return self.piece[token] != self.piece[token - 1]
+    def _breaks(self, token: int, level: int) -> bool:
+        if level == 2:
+            return self.begins[token] != self.begins[token - 1]
+        new_piece = self.piece[token] != self.piece[token - 1]
+        return new_piece and (level == 1 or self.text[self.begins[token] - 1] == " ")
 
 
 class ClipTokenizer:
@@ -175,8 +169,8 @@ class ClipTokenizer:
             texts: one text or several.
             too_long: what happens to a text that does not fit. "truncate" cuts it, puts the end
                 marker last, as published, and warns with a `TextCutWarning`; "error" refuses it.
-                "average" cannot be answered with one row per text and refuses as well: take the rows
-                of `encode_chunks` and average their normalised features.
+                "average" cannot be answered with one row per text and refuses as well: take the
+                rows of `encode_chunks` and average their normalised features.
             context_length: tokens in a row; by default the tokenizer's own.
 
         Raises:
@@ -213,8 +207,8 @@ class ClipTokenizer:
     def encode_chunks(self, text: str, context_length: int | None = None) -> list[list[int]]:
         """The whole of a text, however long, in as many rows as it needs.
 
-        Rows are parted between words; a word that fills more than a row is parted at punctuation, or
-        else between characters. Each row has both markers and is padded with zeros.
+        Rows are parted between words; a word that fills more than a row is parted at punctuation,
+        or else between characters. Each row has both markers and is padded with zeros.
         A text that fits gives the one row that calling the tokenizer gives.
         """
         length = self._length(context_length)
@@ -271,9 +265,9 @@ class ClipTokenizer:
     def save(self, path: str | Path) -> None:
         """Write a `tokenizer.json` that `from_file` reads back to an equal tokenizer.
 
-        Markers, context length and padding are in it, so that other readers of the format give equal
-        ids for ordinary text. The format cannot hold all of `clean` (repair of wrongly decoded text,
-        entities); what it can hold is written, and `from_file` always cleans in full.
+        Markers, context length and padding are in it, so that other readers of the format give
+        equal ids for ordinary text. The format cannot hold all of `clean` (repair of wrongly
+        decoded text, entities); what it can hold is written, and `from_file` cleans in full.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -290,16 +284,22 @@ class ClipTokenizer:
         texts: Iterable[str],
         vocabulary_size: int,
         context_length: int = PUBLISHED_CONTEXT,
+        words: Iterable[str] = (),
     ) -> "ClipTokenizer":
         """Learn a vocabulary of the published form from texts in any language.
 
-        The result depends on the texts alone. Only pairs that occur twice or more are merged, so
-        that few texts give a vocabulary smaller than asked for: read `vocabulary_size` off the result.
+        The result depends on the arguments alone. Only pairs that occur twice or more are merged,
+        so few texts give a vocabulary smaller than asked for: read its size off the result.
+
+        Chinese and other scripts without blanks would give merges that run across words. They are
+        parted at known words first, and learnt both as the end of a run and inside of one.
 
         Args:
             texts: each is cleaned first.
             vocabulary_size: at least 514, which is bytes and markers alone.
             context_length: tokens in a row, both markers included.
+            words: known words of scripts without blanks; a text that is a single run of letters,
+                such as a name, counts as one too.
 
         Raises:
             BadInput: a vocabulary that cannot hold every byte.
@@ -312,13 +312,17 @@ class ClipTokenizer:
         if isinstance(texts, str):
             raise BadText("one string; expected several texts to learn from")
         _check_context(context_length)
-        splitter = _pre_tokenizer()
-        counts: Counter[str] = Counter()
+        splitter = pre_tokenizers.Split(Regex(_PIECES), behavior="removed", invert=True)
+        known = {clean(_text(word, i)) for i, word in enumerate(words)}
+        pieces: Counter[str] = Counter()
         for i, text in enumerate(texts):
-            pieces = splitter.pre_tokenize_str(clean(_text(text, i)))
-            counts.update(piece for piece, _ in pieces if piece not in (START, END))
-        words = {(*word[:-1], word[-1] + WORD_END): count for word, count in counts.items()}
-        return cls(learn_merges(words, vocabulary_size - 514), context_length)
+            own = [piece for piece, _ in splitter.pre_tokenize_str(clean(_text(text, i)))]
+            pieces.update(piece for piece in own if piece not in (START, END))
+            if len(own) == 1:
+                known.add(own[0])
+        counted = count_words(pieces, known)
+        spelt = {_spell(word, ends): count for (word, ends), count in counted.items()}
+        return cls(learn_merges(spelt, vocabulary_size - 514), context_length)
 
     @cached_property
     def _symbols(self) -> dict[int, str]:
@@ -429,6 +433,14 @@ def _byte_of_symbol() -> dict[str, int]:
 _BYTE_OF = _byte_of_symbol()
 
 
+_SYMBOL_OF = {byte: symbol for symbol, byte in _BYTE_OF.items()}
+
+
+def _spell(word: str, ends: bool) -> tuple[str, ...]:
+    symbols = [_SYMBOL_OF[byte] for byte in word.encode()]
+    return (*symbols[:-1], symbols[-1] + WORD_END) if ends else tuple(symbols)
+
+
 def _layout(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
     symbols = byte_symbols()
     names = [*symbols, *(s + WORD_END for s in symbols), *(a + b for a, b in merges), START, END]
@@ -445,7 +457,7 @@ def _check_vocabulary(vocabulary: dict[str, int], merges: Sequence[tuple[str, st
     lacking = [symbol for symbol in needed if symbol not in vocabulary]
     if lacking:
         raise BrokenFile(
-            f"the vocabulary lacks {len(lacking)} symbols that CLIP's form has, first {lacking[0]!r}"
+            f"the vocabulary lacks {len(lacking)} symbols of CLIP's form, first {lacking[0]!r}"
         )
     if sorted(vocabulary.values()) != list(range(len(vocabulary))):
         raise BrokenFile(f"the ids of the vocabulary are not 0 to {len(vocabulary) - 1}, each once")
@@ -547,7 +559,7 @@ def _read_tokenizer_json(path: Path) -> tuple[list[tuple[str, str]], dict[str, i
     model = content["model"]
     if model.get("type", "BPE") != "BPE" or model.get("end_of_word_suffix") != WORD_END:
         raise BrokenFile(f"{path} holds another kind of tokenizer than CLIP's byte-pair encoder")
-    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+    merges = _pairs(m if isinstance(m, str) else " ".join(m) for m in model["merges"])
     vocabulary = dict(model["vocab"])
     vocabulary |= {t["content"]: t["id"] for t in content.get("added_tokens") or []}
     return merges, vocabulary, (content.get("truncation") or {}).get("max_length")

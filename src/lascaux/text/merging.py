@@ -1,11 +1,39 @@
 """Learning byte-pair merges from counted words (Sennrich et al. 2016, arXiv 1508.07909)."""
 
 import heapq
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from itertools import pairwise
 
 Pair = tuple[str, str]
+
+# Thai, Lao, Myanmar, Khmer, kana and Han: words follow each other without a blank.
+_UNSPACED = (
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]+"
+)
+
+
+def count_words(pieces: Mapping[str, int], known: AbstractSet[str]) -> Counter[tuple[str, bool]]:
+    """How often each (word, does it end a piece) is to be counted when merges are learnt.
+
+    A piece in a script with blanks is one word and ends itself. A piece in a script without is
+    parted at known words, the longest first, and every part counts in both forms: whether it ends a
+    run is an accident of the sentence.
+    """
+    unspaced = sorted((w for w in known if re.fullmatch(_UNSPACED, w)), key=lambda w: (-len(w), w))
+    parts = re.compile(f"({'|'.join(unspaced)})" if unspaced else "(?!)")
+    counts: Counter[tuple[str, bool]] = Counter()
+    for piece, count in pieces.items():
+        if not re.fullmatch(_UNSPACED, piece):
+            counts[piece, True] += count
+            continue
+        for part in filter(None, parts.split(piece)):
+            counts[part, True] += count
+            counts[part, False] += count
+    return counts
 
 
 def learn_merges(words: Mapping[tuple[str, ...], int], merges: int) -> list[Pair]:
