@@ -135,8 +135,14 @@ class ClipConfig:
         ]
         if absent:
             raise BadInput(f"fields missing from a CLIP config: {', '.join(absent)}")
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        return cls(**values)
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise BadInput(f"a CLIP config with impossible values: {error}") from error
 
 
 def _vit(patch: int, size: int, vision: tuple[int, int, int], text: int, embed: int) -> ClipConfig:
@@ -230,23 +236,29 @@ VARIANTS: dict[str, ClipConfig] = {
 class LayerNorm(nn.LayerNorm):
     """Layer norm that is computed in float32 whatever the weights are kept in."""
 
-    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        wide = torch.promote_types(x.dtype, torch.float32)
+    def forward(self, input: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """The normalised sequence, in the dtype it came in."""
+        wide = torch.promote_types(input.dtype, torch.float32)
         weight, bias = self.weight.to(wide), self.bias.to(wide)
-        return F.layer_norm(x.to(wide), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+        return F.layer_norm(input.to(wide), self.normalized_shape, weight, bias, self.eps).to(
+            input.dtype
+        )
 
 
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm whose statistics are used in float32 whatever they are kept in."""
 
-    def forward(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c y x"]:
+    def forward(self, input: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c y x"]:
+        """The normalised map, in the dtype it came in."""
         if self.training or self.weight.dtype not in (torch.float16, torch.bfloat16):
-            return super().forward(x)
+            return super().forward(input)
         assert self.running_mean is not None
         assert self.running_var is not None
         mean, variance = self.running_mean.float(), self.running_var.float()
         weight, bias = self.weight.float(), self.bias.float()
-        return F.batch_norm(x.float(), mean, variance, weight, bias, eps=self.eps).to(x.dtype)
+        return F.batch_norm(input.float(), mean, variance, weight, bias, eps=self.eps).to(
+            input.dtype
+        )
 
 
 class SelfAttention(nn.Module):
@@ -259,6 +271,7 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b n d"], *, causal: bool) -> Float[Tensor, "b n d"]:
+        """What the positions tell each other; `causal` hides later ones from earlier ones."""
         q, k, v = rearrange(self.qkv(x), "b n (three h k) -> three b h n k", three=3, h=self.heads)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         return self.out(rearrange(mixed, "b h n k -> b n (h k)"))
@@ -274,6 +287,7 @@ class Mlp(nn.Module):
         self.down = nn.Linear(hidden_width, width)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Every position changed by itself."""
         x = self.up(x)
         # QuickGELU, Hendrycks and Gimpel 2016, section 2: x sigmoid(1.702 x).
         x = x * torch.sigmoid(1.702 * x) if self.activation == "quick_gelu" else F.gelu(x)
@@ -293,6 +307,7 @@ class Block(nn.Module):
         self.mlp = Mlp(width, mlp_width, activation)
 
     def forward(self, x: Float[Tensor, "b n d"], *, causal: bool = False) -> Float[Tensor, "b n d"]:
+        """The residual stream after attention and MLP."""
         x = x + self.attention(self.attention_norm(x), causal=causal)
         return x + self.mlp(self.mlp_norm(x))
 
@@ -367,6 +382,7 @@ class Bottleneck(nn.Module):
             self.shortcut = Shortcut(in_width, out_width, stride)
 
     def forward(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c2 y2 x2"]:
+        """The map after the block, halved by its stride."""
         kept = x if self.shortcut is None else self.shortcut(x)
         x = F.relu(self.norm1(self.conv1(x)))
         x = self.pool(F.relu(self.norm2(self.conv2(x))))
@@ -383,6 +399,7 @@ class Shortcut(nn.Module):
         self.norm = BatchNorm(out_width)
 
     def forward(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c2 y2 x2"]:
+        """The map as the end of the block has it: its channels, its size."""
         return self.norm(self.conv(self.pool(x)))
 
 
@@ -399,6 +416,7 @@ class AttentionPool(nn.Module):
         self.out = nn.Linear(width, out_width)
 
     def forward(self, x: Float[Tensor, "b d y x"]) -> Float[Tensor, "b e"]:
+        """One embedding of the whole map."""
         x = rearrange(x, "b d y x -> b (y x) d")
         x = torch.cat((x.mean(dim=1, keepdim=True), x), dim=1) + self.positions
         q, k, v = (
@@ -519,7 +537,7 @@ class TextTransformer(nn.Module):
                 f"texts of {ids.shape[1]} tokens; this model takes 1 to {context}: let its "
                 "tokenizer truncate or average them"
             )
-        if len(ids) and not (0 <= int(ids.min()) and int(ids.max()) < vocabulary):
+        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= vocabulary):
             raise BadText(
                 f"token ids from {int(ids.min())} to {int(ids.max())}; this model has 0 to "
                 f"{vocabulary - 1}: encode the texts with the tokenizer that came with it"
