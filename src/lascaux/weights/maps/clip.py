@@ -1,0 +1,495 @@
+"""CLIP's checkpoints: which layout a file has, what its names become, what config it implies."""
+
+import logging
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from lascaux.errors import Unsupported, WrongKeys
+from lascaux.models.clip import VARIANTS, Activation, ClipConfig
+from lascaux.weights.keymap import Rule, translate
+
+logger = logging.getLogger(__name__)
+
+WRAPPERS = ("module.", "_orig_mod.", "model.", "clip_model.", "clip.")  # prefixes that say nothing
+
+
+def _transposed(x: Tensor) -> Tensor:
+    return x.t().contiguous()
+
+
+def _stacked(*parts: Tensor) -> Tensor:
+    return torch.cat(parts)
+
+
+def _thirds(x: Tensor) -> tuple[Tensor, ...]:
+    return tuple(part.contiguous() for part in x.chunk(3))
+
+
+def _projection(published: str, ours: str) -> Rule:
+    return Rule(published, ours, _transposed, _transposed, why="published as x @ projection")
+
+
+def _blocks(published: str, ours: str) -> tuple[Rule, ...]:
+    return (
+        Rule(published + "attn.in_proj_{p}", ours + "attention.qkv.{p}"),
+        Rule(published + "attn.out_proj.{p}", ours + "attention.out.{p}"),
+        Rule(published + "ln_1.{p}", ours + "attention_norm.{p}"),
+        Rule(published + "ln_2.{p}", ours + "mlp_norm.{p}"),
+        Rule(published + "mlp.c_fc.{p}", ours + "mlp.up.{p}"),
+        Rule(published + "mlp.c_proj.{p}", ours + "mlp.down.{p}"),
+    )
+
+
+def _text(prefix: str) -> tuple[Rule, ...]:
+    return (
+        Rule(prefix + "token_embedding.weight", "text.tokens.weight"),
+        Rule(prefix + "positional_embedding", "text.positions"),
+        *_blocks(prefix + "transformer.resblocks.{i}.", "text.blocks.{i}."),
+        Rule(prefix + "ln_final.{p}", "text.last_norm.{p}"),
+        _projection(prefix + "text_projection", "text.project.weight"),
+        Rule(prefix + "attn_mask", None, why="the causal mask follows from the length"),
+    )
+
+
+def _scalar(x: Tensor) -> Tensor:
+    return x.reshape(())
+
+
+# MegEngine's and some other ports keep the scale with one axis.
+_SCALE = (Rule("logit_scale", "logit_scale", _scalar, _scalar),)
+_SCALARS = ("input_resolution", "context_length", "vocab_size")
+_DROPPED = tuple(Rule(name, None, why="follows from the config") for name in _SCALARS)
+_VIT = (
+    Rule("visual.conv1.weight", "image.patches.weight"),
+    Rule("visual.class_embedding", "image.class_token"),
+    Rule("visual.positional_embedding", "image.positions"),
+    Rule("visual.ln_pre.{p}", "image.first_norm.{p}"),
+    *_blocks("visual.transformer.resblocks.{i}.", "image.blocks.{i}."),
+    Rule("visual.ln_post.{p}", "image.last_norm.{p}"),
+    _projection("visual.proj", "image.project.weight"),
+)
+_RESNET = (
+    Rule("visual.conv{i}.weight", "image.conv{i}.weight"),
+    Rule("visual.bn{i}.{p}", "image.norm{i}.{p}"),
+    *(
+        rule
+        for stage in range(4)
+        for published, ours in [(f"visual.layer{stage + 1}.{{b}}.", f"image.stages.{stage}.{{b}}.")]
+        for rule in (
+            Rule(published + "conv{i}.weight", ours + "conv{i}.weight"),
+            Rule(published + "bn{i}.{p}", ours + "norm{i}.{p}"),
+            Rule(published + "downsample.0.weight", ours + "shortcut.conv.weight"),
+            Rule(published + "downsample.1.{p}", ours + "shortcut.norm.{p}"),
+        )
+    ),
+    Rule("visual.attnpool.positional_embedding", "image.pool.positions"),
+    Rule("visual.attnpool.q_proj.{p}", "image.pool.query.{p}"),
+    Rule("visual.attnpool.k_proj.{p}", "image.pool.key.{p}"),
+    Rule("visual.attnpool.v_proj.{p}", "image.pool.value.{p}"),
+    Rule("visual.attnpool.c_proj.{p}", "image.pool.out.{p}"),
+)
+
+CLIP_OPENAI = (*_text(""), *_VIT, *_SCALE, *_DROPPED)
+CLIP_OPENAI_RESNET = (*_text(""), *_RESNET, *_SCALE, *_DROPPED)
+# OpenCLIP's CLIP keeps OpenAI's names; its CustomTextCLIP has the text tower under `text.`.
+CLIP_OPENCLIP = CLIP_OPENAI
+CLIP_OPENCLIP_CUSTOM = (*_text("text."), *_VIT, *_SCALE)
+CLIP_OPENCLIP_CUSTOM_RESNET = (*_text("text."), *_RESNET, *_SCALE)
+
+
+def _huggingface_tower(published: str, ours: str) -> tuple[Rule, ...]:
+    layer, block = published + "encoder.layers.{i}.", ours + "blocks.{i}."
+    attention = layer + "self_attn."
+    return (
+        Rule(
+            (attention + "q_proj.{p}", attention + "k_proj.{p}", attention + "v_proj.{p}"),
+            block + "attention.qkv.{p}",
+            _stacked,
+            _thirds,
+        ),
+        Rule(attention + "out_proj.{p}", block + "attention.out.{p}"),
+        Rule(layer + "layer_norm1.{p}", block + "attention_norm.{p}"),
+        Rule(layer + "layer_norm2.{p}", block + "mlp_norm.{p}"),
+        Rule(layer + "mlp.fc1.{p}", block + "mlp.up.{p}"),
+        Rule(layer + "mlp.fc2.{p}", block + "mlp.down.{p}"),
+        Rule(published + "embeddings.position_embedding.weight", ours + "positions"),
+        Rule(published + "embeddings.position_ids", None, why="counts from 0"),
+    )
+
+
+CLIP_HUGGINGFACE = (
+    *_huggingface_tower("text_model.", "text."),
+    Rule("text_model.embeddings.token_embedding.weight", "text.tokens.weight"),
+    Rule("text_model.final_layer_norm.{p}", "text.last_norm.{p}"),
+    Rule("text_projection.weight", "text.project.weight"),
+    *_huggingface_tower("vision_model.", "image."),
+    Rule("vision_model.embeddings.patch_embedding.weight", "image.patches.weight"),
+    Rule("vision_model.embeddings.class_embedding", "image.class_token"),
+    Rule("vision_model.pre_layrnorm.{p}", "image.first_norm.{p}", why="published misspelt"),
+    Rule("vision_model.post_layernorm.{p}", "image.last_norm.{p}"),
+    Rule("visual_projection.weight", "image.project.weight"),
+    *_SCALE,
+)
+
+
+def _with_axes(count: int) -> Callable[[Tensor], Tensor]:
+    return lambda x: x[(None,) * count]
+
+
+CLIP_MMPRETRAIN = (
+    *_text(""),
+    Rule("visual.patch_embed.projection.weight", "image.patches.weight"),
+    Rule("visual.cls_token", "image.class_token", lambda x: x[0, 0], _with_axes(2)),
+    Rule("visual.pos_embed", "image.positions", lambda x: x[0], _with_axes(1)),
+    Rule("visual.pre_norm.{p}", "image.first_norm.{p}"),
+    Rule("visual.layers.{i}.attn.qkv.{p}", "image.blocks.{i}.attention.qkv.{p}"),
+    Rule("visual.layers.{i}.attn.proj.{p}", "image.blocks.{i}.attention.out.{p}"),
+    Rule("visual.layers.{i}.ln1.{p}", "image.blocks.{i}.attention_norm.{p}"),
+    Rule("visual.layers.{i}.ln2.{p}", "image.blocks.{i}.mlp_norm.{p}"),
+    Rule("visual.layers.{i}.ffn.layers.0.0.{p}", "image.blocks.{i}.mlp.up.{p}"),
+    Rule("visual.layers.{i}.ffn.layers.1.{p}", "image.blocks.{i}.mlp.down.{p}"),
+    Rule("visual.ln1.{p}", "image.last_norm.{p}"),
+    _projection("visual_proj.proj", "image.project.weight"),
+    *_SCALE,
+    *_DROPPED,
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One publisher's way of naming a CLIP's tensors."""
+
+    name: str
+    rules: tuple[Rule, ...]  # none: the names are ours
+    marks: tuple[str, ...]  # keys that only this layout has all of
+
+
+LAYOUTS = {
+    layout.name: layout
+    for layout in (
+        Layout("lascaux", (), ("image.project.weight", "text.tokens.weight")),
+        Layout("lascaux-resnet", (), ("image.pool.positions", "text.tokens.weight")),
+        Layout("openai", CLIP_OPENAI, ("visual.proj", "token_embedding.weight")),
+        Layout(
+            "openai-resnet",
+            CLIP_OPENAI_RESNET,
+            ("visual.attnpool.positional_embedding", "token_embedding.weight"),
+        ),
+        Layout(
+            "openclip-custom", CLIP_OPENCLIP_CUSTOM, ("visual.proj", "text.positional_embedding")
+        ),
+        Layout(
+            "openclip-custom-resnet",
+            CLIP_OPENCLIP_CUSTOM_RESNET,
+            ("visual.attnpool.positional_embedding", "text.positional_embedding"),
+        ),
+        Layout(
+            "huggingface",
+            CLIP_HUGGINGFACE,
+            ("visual_projection.weight", "text_model.embeddings.token_embedding.weight"),
+        ),
+        Layout("mmpretrain", CLIP_MMPRETRAIN, ("visual_proj.proj", "token_embedding.weight")),
+    )
+}
+
+# Keys that betray a model which is near to CLIP and is none of those above.
+_REFUSED = (
+    ("visual.trunk.", "its image tower is a timm model (OpenCLIP's TimmModel)"),
+    ("text.transformer.embeddings.", "its text tower is a Hugging Face language model"),
+    ("logit_bias", "it was trained with a sigmoid loss (SigLIP) and needs its bias"),
+    ("visual.attn_pool.", "its image tower pools by attention over learnt queries (CoCa)"),
+    ("text_decoder.", "it is a captioner (CoCa)"),
+    ("bert.", "its text tower is BERT (Chinese-CLIP)"),
+    ("backbone.", "it is a bare image backbone without a text tower"),
+)
+
+
+def recognise(keys: Collection[str], *, source: str = "the checkpoint") -> Layout:
+    """The layout that a checkpoint's keys are in.
+
+    Raises:
+        Unsupported: it is a kin of CLIP that this project does not have; the message says which.
+        WrongKeys: it is no CLIP.
+    """
+    for prefix, reason in _REFUSED:
+        if any(key.startswith(prefix) for key in keys):
+            raise Unsupported(f"{source} is no plain CLIP: {reason}")
+    for layout in LAYOUTS.values():
+        if all(mark in keys for mark in layout.marks):
+            return layout
+    shown = ", ".join(list(keys)[:6]) or "none"
+    raise WrongKeys(
+        f"{source}: these are not the keys of a CLIP that OpenAI, Hugging Face, OpenCLIP, "
+        f"mmpretrain or Lascaux published; {len(keys)} keys, the first of them {shown}"
+    )
+
+
+def rename(state: Mapping[str, Tensor], *, source: str = "the checkpoint") -> dict[str, Tensor]:
+    """The tensors of any known layout under our names.
+
+    Raises:
+        Unsupported, WrongKeys: as `recognise` and `translate`.
+    """
+    layout = recognise(state.keys(), source=source)
+    return translate(state, layout.rules, source=source) if layout.rules else dict(state)
+
+
+def config_from_state(
+    state: Mapping[str, Tensor],
+    *,
+    activation: Activation | None = None,
+    source: str = "the checkpoint",
+) -> ClipConfig:
+    """The config that a checkpoint's shapes imply, by the rule of OpenAI's `build_model`.
+
+    Shapes do not tell the number of heads (64 channels each, but for OpenCLIP's three largest) nor
+    the activation: QuickGELU, as OpenAI's, unless the caller says otherwise. A checkpoint of
+    unknown origin is taken so with a logged warning.
+
+    Raises:
+        Unsupported, WrongKeys: as `recognise` and `translate`.
+    """
+    layout = recognise(state.keys(), source=source)
+    known_origin = all(name in state for name in _SCALARS) or layout.name == "mmpretrain"
+    return config_from_tensors(
+        rename(state, source=source),
+        activation=activation or ("quick_gelu" if known_origin else None),
+        source=source,
+    )
+
+
+def config_from_tensors(
+    state: Mapping[str, Tensor],
+    *,
+    activation: Activation | None = None,
+    source: str = "the checkpoint",
+) -> ClipConfig:
+    """As `config_from_state`, of tensors that have our names already."""
+    try:
+        config = _config_of_shapes(state)
+    except KeyError as error:
+        raise WrongKeys(f"{source}: missing {error.args[0]!r}, which fixes the sizes") from error
+    twins = [
+        name
+        for name, variant in VARIANTS.items()
+        if _shapes_alone(variant) == _shapes_alone(config)
+    ]
+    own = [VARIANTS[name] for name in twins]
+    if own and all(variant.activation == "gelu" for variant in own):
+        # Only OpenCLIP has these shapes, so its heads (80, 88 or 104 wide) are known.
+        config = replace(config, vision_heads=own[0].vision_heads, activation=activation or "gelu")
+        guess = "exact GELU, as OpenCLIP's models of this size"
+    else:
+        config = replace(config, activation=activation or "quick_gelu")
+        guess = "QuickGELU, as OpenAI's models"
+    if activation is None:
+        logger.warning(
+            "%s does not tell its activation: taken as %s. If its scores look wrong, load it with "
+            "activation='%s', or from a folder that has its config",
+            source,
+            guess,
+            "quick_gelu" if config.activation == "gelu" else "gelu",
+        )
+    return config
+
+
+def _shapes_alone(config: ClipConfig) -> ClipConfig:
+    return replace(config, vision_heads=1, text_heads=1, activation="quick_gelu")
+
+
+def _config_of_shapes(state: Mapping[str, Tensor]) -> ClipConfig:
+    text_width = state["text.last_norm.weight"].shape[0]
+    text_mlp_width = state["text.blocks.0.mlp.up.weight"].shape[0]
+    vocabulary_size = state["text.tokens.weight"].shape[0]
+    text = {
+        "embed_width": state["text.project.weight"].shape[0],
+        "text_width": text_width,
+        "text_heads": max(1, text_width // 64),
+        "text_layers": _count(state, "text.blocks."),
+        "text_mlp_width": _unless_fourfold(text_mlp_width, text_width),
+        "context_length": state["text.positions"].shape[0],
+        "vocabulary_size": vocabulary_size,
+    }
+    if "image.pool.positions" in state:
+        width = state["image.conv3.weight"].shape[0]
+        side = math.isqrt(state["image.pool.positions"].shape[0] - 1)
+        layers = tuple(_count(state, f"image.stages.{stage}.") for stage in range(4))
+        return ClipConfig(
+            image_size=32 * side,
+            vision_layers=cast("tuple[int, int, int, int]", layers),
+            vision_width=width,
+            vision_heads=max(1, width * 32 // 64),
+            **text,
+        )
+    width, _, _, patch_size = state["image.patches.weight"].shape
+    side = math.isqrt(state["image.positions"].shape[0] - 1)
+    mlp_width = state["image.blocks.0.mlp.up.weight"].shape[0]
+    return ClipConfig(
+        image_size=patch_size * side,
+        vision_layers=_count(state, "image.blocks."),
+        vision_width=width,
+        vision_heads=max(1, width // 64),
+        patch_size=patch_size,
+        vision_mlp_width=_unless_fourfold(mlp_width, width),
+        **text,
+    )
+
+
+def _unless_fourfold(mlp_width: int, width: int) -> int | None:
+    return None if mlp_width == 4 * width else mlp_width
+
+
+def _count(state: Mapping[str, Any], prefix: str) -> int:
+    return len({key[len(prefix) :].split(".", 1)[0] for key in state if key.startswith(prefix)})
+
+
+def config_from_huggingface(published: Mapping[str, Any], *, source: str) -> ClipConfig:
+    """The config in a Hugging Face `CLIPModel`'s config.json.
+
+    Raises:
+        Unsupported: it asks for something a CLIP of this project does not have.
+    """
+    if published.get("model_type") != "clip":
+        raise Unsupported(f"{source} is of a {published.get('model_type')!r} model, not of a clip")
+    # Fields that a file leaves out have the values of transformers' CLIPConfig.
+    vision = {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "image_size": 224,
+        "patch_size": 32,
+        **(published.get("vision_config") or {}),
+        **(published.get("vision_config_dict") or {}),
+    }
+    text = {
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+        "vocab_size": 49408,
+        "max_position_embeddings": 77,
+        "eos_token_id": 49407,
+        **(published.get("text_config") or {}),
+        **(published.get("text_config_dict") or {}),
+    }
+    activations = {tower.get("hidden_act", "quick_gelu") for tower in (vision, text)}
+    epsilons = {tower.get("layer_norm_eps", 1e-5) for tower in (vision, text)}
+    if len(activations) > 1 or not activations <= {"quick_gelu", "gelu"}:
+        raise Unsupported(
+            f"{source}: hidden_act {' and '.join(sorted(activations))}; supported are quick_gelu "
+            "or gelu, the same in both towers"
+        )
+    if len(epsilons) > 1:
+        raise Unsupported(f"{source}: layer_norm_eps differs between the towers: {epsilons}")
+    if vision.get("num_channels", 3) != 3:
+        raise Unsupported(f"{source}: pictures of {vision['num_channels']} channels, not 3")
+    # transformers' CLIPTextTransformer: 2 stands for the highest id of a row, in old files.
+    plain_end = text["eos_token_id"] in (None, 2, text["vocab_size"] - 1)
+    return ClipConfig(
+        embed_width=published.get("projection_dim", 512),
+        image_size=vision["image_size"],
+        vision_layers=vision["num_hidden_layers"],
+        vision_width=vision["hidden_size"],
+        vision_heads=vision["num_attention_heads"],
+        patch_size=vision["patch_size"],
+        vision_mlp_width=_unless_fourfold(vision["intermediate_size"], vision["hidden_size"]),
+        text_width=text["hidden_size"],
+        text_heads=text["num_attention_heads"],
+        text_layers=text["num_hidden_layers"],
+        text_mlp_width=_unless_fourfold(text["intermediate_size"], text["hidden_size"]),
+        context_length=text["max_position_embeddings"],
+        vocabulary_size=text["vocab_size"],
+        end_id=None if plain_end else text["eos_token_id"],
+        activation=activations.pop(),
+        norm_epsilon=epsilons.pop(),
+    )
+
+
+# What a tower of OpenCLIP's may say without answering differently from the plain one.
+_OPENCLIP_VISION = {
+    "ls_init_value": (None,),
+    "patch_dropout": None,  # training only
+    "input_patchnorm": (False,),
+    "global_average_pool": (False,),
+    "attentional_pool": (False,),
+    "pool_type": ("tok",),
+    "pos_embed_type": ("learnable",),
+    "final_ln_after_pool": (False,),
+    "no_ln_pre": (False,),
+    "output_tokens": None,
+    "act_kwargs": (None, {}),
+    "norm_kwargs": (None, {}),
+    "timm_model_name": (None,),
+}
+_OPENCLIP_TEXT = {
+    "ls_init_value": (None,),
+    "embed_cls": (False,),
+    "pad_id": None,  # pads stand after end-of-text, which does not see them
+    "no_causal_mask": (False,),
+    "final_ln_after_pool": (False,),
+    "pool_type": ("argmax",),
+    "proj_bias": (False,),
+    "proj_type": ("linear",),
+    "output_tokens": None,
+    "act_kwargs": (None, {}),
+    "norm_kwargs": (None, {}),
+    "hf_model_name": (None,),
+    "hf_tokenizer_name": None,
+    "tokenizer_kwargs": None,
+}
+
+
+def config_from_openclip(published: Mapping[str, Any], *, source: str) -> ClipConfig:
+    """The config in OpenCLIP's open_clip_config.json, or in one of its model_configs.
+
+    Raises:
+        Unsupported: it asks for something a CLIP of this project does not have.
+    """
+    model = published.get("model_cfg", published)
+    vision, text = dict(model.get("vision_cfg", {})), dict(model.get("text_cfg", {}))
+    for tower, cfg, allowed in (
+        ("vision_cfg", vision, _OPENCLIP_VISION),
+        ("text_cfg", text, _OPENCLIP_TEXT),
+    ):
+        for field, values in allowed.items():
+            value = cfg.pop(field, None)
+            if value is not None and values is not None and value not in values:
+                raise Unsupported(f"{source}: {tower}.{field} = {value!r} is not supported")
+    if model.get("init_logit_bias") is not None:
+        raise Unsupported(f"{source}: init_logit_bias, the bias of a sigmoid loss (SigLIP)")
+    for part in ("multimodal_cfg", "audio_cfg"):
+        if part in model:
+            raise Unsupported(f"{source}: {part} belongs to another kind of model")
+    layers, width = vision.pop("layers", 12), vision.pop("width", 768)
+    resnet = isinstance(layers, list | tuple)
+    patch_size = vision.pop("patch_size", 16)
+    head_width = vision.pop("head_width", 64)
+    mlp_width = int(width * vision.pop("mlp_ratio", 4.0))
+    image_size = vision.pop("image_size", 224)
+    text_width = text.pop("width", 512)
+    config = ClipConfig(
+        embed_width=model["embed_dim"],
+        image_size=image_size[0] if isinstance(image_size, list) else image_size,
+        vision_layers=cast("tuple[int, int, int, int]", tuple(layers)) if resnet else layers,
+        vision_width=width,
+        vision_heads=width * 32 // head_width if resnet else width // head_width,
+        patch_size=None if resnet else patch_size,
+        vision_mlp_width=None if resnet else _unless_fourfold(mlp_width, width),
+        text_width=text_width,
+        text_heads=text.pop("heads", 8),
+        text_layers=text.pop("layers", 12),
+        text_mlp_width=_unless_fourfold(int(text_width * text.pop("mlp_ratio", 4.0)), text_width),
+        context_length=text.pop("context_length", 77),
+        vocabulary_size=text.pop("vocab_size", 49408),
+        activation="quick_gelu" if model.get("quick_gelu") else "gelu",
+    )
+    text.pop("eos_id", None)  # used by other pool types alone
+    if unknown := [*(f"vision_cfg.{f}" for f in vision), *(f"text_cfg.{f}" for f in text)]:
+        raise Unsupported(f"{source}: {', '.join(unknown)} not known to this version")
+    return config
