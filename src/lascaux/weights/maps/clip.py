@@ -255,12 +255,14 @@ def config_from_state(
         Unsupported, WrongKeys: as `recognise` and `translate`.
     """
     layout = recognise(state.keys(), source=source)
-    known_origin = all(name in state for name in _SCALARS) or layout.name == "mmpretrain"
-    return config_from_tensors(
-        rename(state, source=source),
-        activation=activation or ("quick_gelu" if known_origin else None),
-        source=source,
-    )
+    activation = activation or implied_activation(state, layout)
+    return config_from_tensors(rename(state, source=source), activation=activation, source=source)
+
+
+def implied_activation(keys: Collection[str], layout: Layout) -> Activation | None:
+    """QuickGELU where published keys show that OpenAI's code made the file; None: unknown."""
+    from_openai = all(name in keys for name in _SCALARS) or layout.name == "mmpretrain"
+    return "quick_gelu" if from_openai else None
 
 
 def config_from_tensors(

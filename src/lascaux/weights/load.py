@@ -1,0 +1,195 @@
+"""Models by name, folder or file: found, read, checked and built without initialisation."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from lascaux.errors import BadInput, UnknownModel, Unsupported, WrongKeys
+from lascaux.models.clip import Activation, Clip, ClipConfig
+from lascaux.text.clip_bpe import ClipTokenizer
+from lascaux.weights.folder import Source, find_source
+from lascaux.weights.keymap import require_shapes, translate, without_prefix
+from lascaux.weights.maps.clip import (
+    WRAPPERS,
+    config_from_tensors,
+    implied_activation,
+    recognise,
+)
+from lascaux.weights.reading import read_tensors
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+Built = TypeVar("Built", bound=nn.Module)
+
+
+def load(
+    name: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = torch.float32,
+    revision: str | None = None,
+    offline: bool | None = None,
+    activation: Activation | None = None,
+    config: ClipConfig | None = None,
+    tokenizer: str | Path | None = None,
+) -> Clip:
+    """A model with its weights, in `eval()` mode, and with its tokenizer where it has one.
+
+    Args:
+        name: a folder or file, else a name or alias of the catalogue (`ViT-B/32`, `ochre-clip`),
+            else a hub id (`openai/clip-vit-base-patch32`).
+        device: where the weights go.
+        dtype: what all weights are kept in, whatever they are stored in: float32, bfloat16,
+            float16 or float64.
+        revision: branch, tag or commit of a hub id.
+        offline: True: nothing is downloaded; None: as HF_HUB_OFFLINE says.
+        activation: of a file that cannot tell: `quick_gelu` (OpenAI's) or `gelu` (OpenCLIP's).
+        config: instead of the one that comes with the weights or follows from their shapes.
+        tokenizer: a vocabulary file or folder, instead of the one that comes with the weights.
+
+    Raises:
+        UnknownModel: there is nothing of that name.
+        UnsafeFile, BrokenFile, WrongHash, WrongKeys: the file is not what it should be.
+        Unsupported: a model, dtype or device that is refused; the message gives the reason.
+    """
+    dtype, device = _dtype(dtype), _device(device)
+    if device.type == "mps" and dtype == torch.float64:
+        raise Unsupported("float64 does not exist on MPS: take float32")
+    source = find(name, revision=revision, offline=offline)
+    if config is not None:
+        source = replace(source, config=config)
+    if tokenizer is not None:
+        source = replace(source, vocabulary=Path(tokenizer))
+    return assemble(source, device=device, dtype=dtype, activation=activation)
+
+
+def find(name: str | Path, *, revision: str | None = None, offline: bool | None = None) -> Source:
+    """Where the parts of a model are, downloaded if they must be.
+
+    Raises:
+        UnknownModel, DownloadFailed, WrongHash: as `load`.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return find_source(path)
+    if isinstance(name, Path) or name.startswith((".", "/", "~")):
+        raise UnknownModel(f"there is no file or folder {name}")
+    return _by_name(name, revision, offline)
+
+
+def assemble(
+    source: Source,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    activation: Activation | None = None,
+) -> Clip:
+    """The model of which the parts were found; arguments as `load` takes them."""
+    state: dict[str, Tensor] = {}
+    for file in source.weights:
+        shard = read_tensors(file).tensors
+        if twice := state.keys() & shard.keys():
+            raise WrongKeys(f"{file}: {min(twice)!r} is in another shard already")
+        state.update(shard)
+    state = without_prefix(state, WRAPPERS)
+    layout = recognise(state.keys(), source=source.label)
+    known = activation or implied_activation(state, layout)
+    rules = layout.rules
+    if rules:
+        state = translate(state, rules, source=source.label)
+    config = source.config
+    if config is None:
+        config = config_from_tensors(state, activation=known, source=source.label)
+    elif activation is not None:
+        config = replace(config, activation=activation)
+    model = build(lambda: Clip(config))
+    require_shapes(state, model.state_dict(), rules, source=source.label)
+    for key in list(state):
+        state[key] = _placed(state[key], device, dtype)
+    model.load_state_dict(state, strict=True, assign=True)
+    model.to(device)
+    if source.vocabulary is not None:
+        model.tokenizer = _tokenizer(source.vocabulary, config)
+    return model.eval()
+
+
+def build(make: Callable[[], Built]) -> Built:
+    """What `make` gives, with weights left as they were allocated.
+
+    For weights that are about to be replaced: drawing them would take longer than reading them.
+    Only this thread is affected, and no function is replaced.
+    """
+    with _Unfilled():
+        return make()
+
+
+class _Unfilled(TorchFunctionMode):
+    """Random fills are not carried out."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _FILLS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+_FILLS = frozenset(
+    {
+        nn.init.uniform_,
+        nn.init.normal_,
+        nn.init.kaiming_uniform_,
+        Tensor.uniform_,
+        Tensor.normal_,
+        Tensor.erfinv_,
+    }
+)
+
+
+def _placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    wanted = dtype if tensor.is_floating_point() else tensor.dtype
+    # A dense copy where the file's strides differ; else the tensor itself, mapped from the file.
+    return tensor.to(device=device, dtype=wanted).contiguous()
+
+
+def _tokenizer(vocabulary: Path, config: ClipConfig) -> ClipTokenizer:
+    tokenizer = ClipTokenizer.from_file(vocabulary, context_length=config.context_length)
+    if tokenizer.vocabulary_size > config.vocabulary_size:
+        raise BadInput(
+            f"the vocabulary in {vocabulary} has {tokenizer.vocabulary_size} tokens, the model "
+            f"only {config.vocabulary_size}: they do not belong together"
+        )
+    return tokenizer
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise Unsupported(f"weights in {name}: supported are {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise BadInput(f"{device!r} is no device; examples are cpu, cuda, cuda:1, mps") from error
+    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if device.type in available and not available[device.type]():
+        raise Unsupported(f"device {device}: this torch sees none; take device='cpu'")
+    return device
+
+
+def _by_name(name: str, revision: str | None, offline: bool | None) -> Source:
+    raise UnknownModel(f"no model named {name!r}")

@@ -1,0 +1,155 @@
+"""A model written as a folder that `lascaux.load` reads back, and that a hub can hold."""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lascaux import __version__
+from lascaux.errors import BadInput
+from lascaux.models.clip import Clip
+from lascaux.weights.folder import LIBRARY, WEIGHTS
+
+_FILES = frozenset(
+    {
+        "config.json",
+        WEIGHTS,
+        "tokenizer.json",
+        "preprocessor_config.json",
+        "README.md",
+        ".gitattributes",
+    }
+)
+
+_CARD = """\
+---
+library_name: lascaux
+pipeline_tag: zero-shot-image-classification
+tags:
+- clip
+---
+
+# {name}
+
+A CLIP: pictures and sentences in one space of {embed_width} dimensions. It takes pictures of
+{image_size} x {image_size} pixels and texts of up to {context_length} tokens; its image tower is a
+{tower}.
+
+```python
+import lascaux
+
+model = lascaux.load("path/to/{name}")
+classifier = lascaux.Classifier(model, classes=["cat", "dog", "fire truck"])
+```
+"""
+
+
+def save(
+    model: Clip, folder: str | Path, *, dtype: torch.dtype | None = None, card: str | None = None
+) -> Path:
+    """Write a model as config, weights, tokenizer, preprocessing and card; gives the folder.
+
+    The folder appears whole or not at all. One that `save` wrote before is replaced.
+
+    Args:
+        model: with its tokenizer, if it has one.
+        folder: to write; its parents are made.
+        dtype: of the matrices in the file, to make it smaller; scales, shifts and statistics keep
+            theirs, as in OpenAI's files. None: everything as it is.
+        card: Markdown of README.md, instead of a plain one.
+
+    Raises:
+        BadInput: the folder holds files of another origin, or cannot be written.
+    """
+    folder = Path(folder).expanduser().resolve()
+    state = {key: _stored(tensor, dtype) for key, tensor in model.state_dict().items()}
+    with _written_aside(folder) as aside:
+        save_file(state, aside / WEIGHTS, metadata={"format": "pt"})
+        _write_json(
+            aside / "config.json",
+            {
+                "library_name": LIBRARY,
+                "lascaux_version": __version__,
+                "model": "clip",
+                "config": model.config.to_json(),
+            },
+        )
+        _write_json(aside / "preprocessor_config.json", model.config.preprocessing.to_json())
+        if model.tokenizer is not None:
+            model.tokenizer.save(aside / "tokenizer.json")
+        (aside / "README.md").write_text(card or _card(model, folder.name), encoding="utf-8")
+    return folder
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    if dtype is not None and tensor.is_floating_point() and tensor.ndim > 1:
+        tensor = tensor.to(dtype)
+    return tensor.detach().cpu().contiguous()
+
+
+def _card(model: Clip, name: str) -> str:
+    config = model.config
+    return _CARD.format(
+        name=name,
+        embed_width=config.embed_width,
+        image_size=config.image_size,
+        context_length=config.context_length,
+        tower="ResNet" if config.convolutional else f"ViT with {config.patch_size} px patches",
+    )
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _written_aside(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `folder` at the end, or goes away."""
+    _require_replaceable(folder)
+    mark = f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}"
+    aside, former = folder.with_name(f"{mark}.part"), folder.with_name(f"{mark}.former")
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        if folder.exists():
+            folder.rename(former)
+        try:
+            aside.rename(folder)
+        except OSError:
+            if former.exists():
+                former.rename(folder)
+            raise
+        shutil.rmtree(former, ignore_errors=True)
+    except OSError as error:
+        raise BadInput(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _require_replaceable(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise BadInput(f"cannot write {folder}: it is a file; name a folder")
+    names = {entry.name for entry in folder.iterdir()}
+    if foreign := sorted(names - _FILES):
+        raise BadInput(
+            f"cannot write {folder}: it holds other files ({', '.join(foreign[:5])}), which would "
+            "be lost; name a new folder"
+        )
+    if names and not _ours(folder / "config.json"):
+        raise BadInput(f"cannot write {folder}: it holds another library's model; name a new one")
+
+
+def _ours(path: Path) -> bool:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("library_name") == LIBRARY
+    except (OSError, ValueError, AttributeError):
+        return False
