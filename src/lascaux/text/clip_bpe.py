@@ -40,7 +40,7 @@ from tokenizers import (
 from torch import Tensor
 
 from lascaux.errors import BadInput, BadText, BrokenFile
-from lascaux.text.merging import count_words, learn_merges
+from lascaux.text.merging import count_words, learn_merges, short_names
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class ClipTokenizer:
         _check_context(context_length)
         self.context_length = context_length
         self._merges = list(merges)
-        self._vocabulary = _layout(self._merges) if vocabulary is None else dict(vocabulary)
+        self._vocabulary = dict(vocabulary or _layout(a + b for a, b in self._merges))
         _check_vocabulary(self._vocabulary, self._merges)
         self.start_id = self._vocabulary[START]
         self.end_id = self._vocabulary[END]
@@ -254,19 +254,21 @@ class ClipTokenizer:
         path = Path(path)
         if not path.exists():
             raise BadInput(f"no tokenizer at {path}; expected a vocabulary file or a folder")
+        if context_length is not None:
+            _check_context(context_length)
         try:
             merges, vocabulary, recorded = _read(path)
             return cls(merges, context_length or recorded or PUBLISHED_CONTEXT, vocabulary)
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, BadInput):
-                raise
+        except BadInput:
+            raise
+        except (BrokenFile, OSError, EOFError, ValueError, LookupError, AttributeError) as error:
             raise BrokenFile(f"{path} is not a readable CLIP vocabulary: {error}") from error
 
     def save(self, path: str | Path) -> None:
         """Write a `tokenizer.json` that `from_file` reads back to an equal tokenizer.
 
         Markers, context length and padding are in it, so that other readers of the format give
-        equal ids for ordinary text. The format cannot hold all of `clean` (repair of wrongly
+        equal ids for ASCII text. The format cannot hold all of `clean` (repair of wrongly
         decoded text, entities); what it can hold is written, and `from_file` cleans in full.
         """
         path = Path(path)
@@ -298,8 +300,8 @@ class ClipTokenizer:
             texts: each is cleaned first.
             vocabulary_size: at least 514, which is bytes and markers alone.
             context_length: tokens in a row, both markers included.
-            words: known words of scripts without blanks; a text that is a single run of letters,
-                such as a name, counts as one too.
+            words: known words of scripts without blanks. A text that is nothing but a name of at
+                most four characters counts as one too, unless another word is within.
 
         Raises:
             BadInput: a vocabulary that cannot hold every byte.
@@ -315,14 +317,17 @@ class ClipTokenizer:
         splitter = pre_tokenizers.Split(Regex(_PIECES), behavior="removed", invert=True)
         known = {clean(_text(word, i)) for i, word in enumerate(words)}
         pieces: Counter[str] = Counter()
+        alone: set[str] = set()
         for i, text in enumerate(texts):
             own = [piece for piece, _ in splitter.pre_tokenize_str(clean(_text(text, i)))]
             pieces.update(piece for piece in own if piece not in (START, END))
             if len(own) == 1:
-                known.add(own[0])
-        counted = count_words(pieces, known)
+                alone.add(own[0])
+        counted = count_words(pieces, known | short_names(alone, known))
         spelt = {_spell(word, ends): count for (word, ends), count in counted.items()}
-        return cls(learn_merges(spelt, vocabulary_size - 514), context_length)
+        merges = learn_merges(spelt, vocabulary_size - 514)
+        # Two merges may spell the same symbol: a+bc and ab+c.
+        return cls(merges, context_length, _layout(dict.fromkeys(a + b for a, b in merges)))
 
     @cached_property
     def _symbols(self) -> dict[int, str]:
@@ -404,7 +409,7 @@ class ClipTokenizer:
             ]
         )
         copy.pre_tokenizer = _pre_tokenizer()
-        copy.decoder = decoders.ByteLevel()
+        copy.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace(WORD_END, " ")])
         copy.add_special_tokens([AddedToken(m, normalized=False) for m in (START, END)])
         copy.post_processor = processors.TemplateProcessing(
             single=f"{START} $A {END}",
@@ -441,12 +446,13 @@ def _spell(word: str, ends: bool) -> tuple[str, ...]:
     return (*symbols[:-1], symbols[-1] + WORD_END) if ends else tuple(symbols)
 
 
-def _layout(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
+def _layout(joined: Iterable[str]) -> dict[str, int]:
+    """The published order of ids, for the symbols that the merges make."""
     symbols = byte_symbols()
-    names = [*symbols, *(s + WORD_END for s in symbols), *(a + b for a, b in merges), START, END]
+    names = [*symbols, *(s + WORD_END for s in symbols), *joined, START, END]
     vocabulary = {name: i for i, name in enumerate(names)}
     if len(vocabulary) != len(names):
-        raise BadInput("two merges give the same symbol; each must be learnt once")
+        raise BrokenFile("two merges give the same symbol; expected a new one from each")
     return vocabulary
 
 
@@ -555,10 +561,12 @@ def _read_folder(folder: Path) -> tuple[list[tuple[str, str]], dict[str, int] | 
 
 
 def _read_tokenizer_json(path: Path) -> tuple[list[tuple[str, str]], dict[str, int], int | None]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content: Any = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise BrokenFile("no `model` in it")
     model = content["model"]
     if model.get("type", "BPE") != "BPE" or model.get("end_of_word_suffix") != WORD_END:
-        raise BrokenFile(f"{path} holds another kind of tokenizer than CLIP's byte-pair encoder")
+        raise BrokenFile("another kind of tokenizer than CLIP's byte-pair encoder")
     merges = _pairs(m if isinstance(m, str) else " ".join(m) for m in model["merges"])
     vocabulary = dict(model["vocab"])
     vocabulary |= {t["content"]: t["id"] for t in content.get("added_tokens") or []}

@@ -16,6 +16,22 @@ _UNSPACED = (
 )
 
 
+def short_names(alone: AbstractSet[str], words: AbstractSet[str]) -> set[str]:
+    """Those pieces that stood alone in a text and look like one word of a script without blanks.
+
+    They have at most four characters, and no word of two or more within: "red cat" is no word where
+    "red" is one, and a whole sentence never is.
+    """
+    known = {word for word in words if len(word) > 1}
+    names: set[str] = set()
+    for piece in sorted(alone - words, key=lambda piece: (len(piece), piece)):
+        short = len(piece) <= 4 and re.fullmatch(_UNSPACED, piece)
+        if short and not any(word in piece for word in known):
+            names.add(piece)
+            known |= {piece} if len(piece) > 1 else set()
+    return names
+
+
 def count_words(pieces: Mapping[str, int], known: AbstractSet[str]) -> Counter[tuple[str, bool]]:
     """How often each (word, does it end a piece) is to be counted when merges are learnt.
 
@@ -36,37 +52,34 @@ def count_words(pieces: Mapping[str, int], known: AbstractSet[str]) -> Counter[t
     return counts
 
 
-def learn_merges(words: Mapping[tuple[str, ...], int], merges: int) -> list[Pair]:
+def learn_merges(words: Mapping[tuple[str, ...], int], symbols: int) -> list[Pair]:
     """The merges that join the most frequent neighbours, in the order in which they were learnt.
 
     Ties go to the pair that sorts first, so equal words give equal merges in every process.
-    A pair that occurs once is never merged, nor one whose joined symbol exists already.
+    A pair that occurs once is never merged.
 
     Args:
         words: each word as its symbols, with how often it occurs.
-        merges: how many to learn at most.
+        symbols: how many new symbols to learn at most; a merge that spells a known one is free.
     """
     spellings = [list(word) for word in words]
     weights = list(words.values())
     counts: dict[Pair, int] = defaultdict(int)
     places: dict[Pair, set[int]] = defaultdict(set)
-    for index, symbols in enumerate(spellings):
-        for pair in pairwise(symbols):
+    for index, spelling in enumerate(spellings):
+        for pair in pairwise(spelling):
             counts[pair] += weights[index]
             places[pair].add(index)
-    known = {symbol for symbols in spellings for symbol in symbols}
+    known: set[str] = set()
     queue = [(-count, pair) for pair, count in counts.items()]
     heapq.heapify(queue)
     learnt: list[Pair] = []
-    while queue and len(learnt) < merges:
+    while queue and len(known) < symbols:
         negative, pair = heapq.heappop(queue)
         if -negative != counts[pair]:
             continue  # an older count of the pair; the newer one is in the queue as well
         if -negative < 2:
             break
-        if pair[0] + pair[1] in known:
-            counts.pop(pair)
-            continue
         known.add(pair[0] + pair[1])
         learnt.append(pair)
         changed: dict[Pair, int] = defaultdict(int)
