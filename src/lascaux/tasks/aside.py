@@ -1,0 +1,30 @@
+"""Writing a file so that nobody ever sees it half-written."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lascaux.errors import BadInput
+
+
+@contextmanager
+def written_aside(path: str | Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` at the end, and goes away if the writing fails.
+
+    Raises:
+        BadInput: the folder is missing or cannot be written, or `path` is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise BadInput(f"cannot write {path}: it is a folder; give a file name")
+    if not path.parent.is_dir():
+        raise BadInput(f"cannot write {path}: there is no folder {path.parent}; make it first")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,79 @@
+"""Finding pictures in folders and by patterns, and naming what a picture came from."""
+
+import glob
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lascaux.errors import BadInput
+
+SUFFIXES = frozenset(
+    (".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+)
+
+
+def pictures_in(path: str | Path, *, recursive: bool = False) -> list[Path]:
+    """The pictures of a folder or of a pattern, sorted; a single file is taken as it is.
+
+    In folders files are chosen by their suffix, and hidden ones are left out. In a pattern `**`
+    reaches into subfolders.
+
+    Raises:
+        BadInput: there is nothing of that name.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return _in_folder(path, recursive=recursive)
+    if path.exists() or not glob.has_magic(str(path)):
+        if not path.exists():
+            raise BadInput(f"there is no file or folder {path}")
+        return [path]
+    found: list[Path] = []
+    for match in sorted(glob.glob(str(path), recursive=True)):
+        if Path(match).is_dir():
+            found += _in_folder(Path(match), recursive=True) if recursive else []
+        elif Path(match).suffix.lower() in SUFFIXES:
+            found.append(Path(match))
+    if not found:
+        raise BadInput(f"no picture matches {path}; quote the pattern, or name a folder")
+    return found
+
+
+def _in_folder(folder: Path, *, recursive: bool) -> list[Path]:
+    found: list[Path] = []
+    for at, folders, names in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith(".")) if recursive else []
+        found += [
+            Path(at, name)
+            for name in names
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+def expanded(source: Any, *, recursive: bool = False) -> Iterator[Any]:
+    """The source itself, or the pictures of a folder or pattern; nothing is read.
+
+    A pattern that matches nothing stays as it is, so that reading it fails in its place.
+    """
+    if isinstance(source, str | Path) and not str(source).startswith("data:"):
+        path = Path(source).expanduser()
+        if path.is_dir() or (not path.exists() and glob.has_magic(str(path))):
+            try:
+                yield from pictures_in(path, recursive=recursive)
+                return
+            except BadInput:
+                pass
+    yield source
+
+
+def source_name(source: Any, position: int) -> str:
+    """A short name of a picture for results: its path, or what and the how-manieth it is."""
+    if isinstance(source, Path):
+        return str(source)
+    if isinstance(source, str):
+        return f"data URI {position}" if source.startswith("data:") else source
+    if isinstance(source, bytes):
+        return f"bytes {position}"
+    return getattr(source, "filename", None) or f"picture {position}"

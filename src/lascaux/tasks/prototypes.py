@@ -1,0 +1,226 @@
+"""One direction for each class in a CLIP's space, from all that is known of the class."""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from lascaux.errors import BadClasses, BadInput, BadPicture
+from lascaux.images.preprocess import normalise, pixels
+from lascaux.models.clip import Clip
+from lascaux.tasks.evidence import Classes, ClassEvidence, EvidenceWeights, class_evidence
+from lascaux.tasks.templates import read_templates
+
+TooLong = Literal["truncate", "error", "average"]
+Reading = Literal["photo", "official"]
+Progress = Callable[[str, int, int], None]  # what is done, how many so far, of how many
+
+_TEXT_BATCH = 256  # texts encoded at once; bounds the memory for any number of classes
+
+
+def prototypes(
+    model: Clip,
+    classes: Classes,
+    templates: str | Sequence[str] | None = None,
+    *,
+    weights: EvidenceWeights | None = None,
+    reading: Reading = "photo",
+    too_long: TooLong = "truncate",
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> Float[Tensor, "m e"]:
+    """Unit vectors, one per class, to compare normalised image embeddings with.
+
+    Every kind of evidence gives the normalised mean of its normalised embeddings (Radford et al.
+    2021, section 3.1.4); a class is the normalised weighted sum of the kinds it has. Embeddings of
+    pictures lie nearer to each other than to any text. So where some classes have example
+    pictures and others have none (or some have texts and others none), the pictures are first
+    moved by the difference between the mean of texts and the mean of pictures; else whoever had
+    pictures would always win.
+
+    Raises:
+        BadClasses: a class has no evidence of positive weight, or no example that can be read.
+        BadText: a text is too long and `too_long` is "error".
+    """
+    weights = weights or EvidenceWeights()
+    found = [_weighed(entry, weights) for entry in class_evidence(classes)]
+    chosen = read_templates(model.config.templates if templates is None else templates)
+    names = _text_means(
+        model,
+        [[t.replace("{}", n) for n in entry.prompted for t in chosen] for entry in found],
+        too_long,
+        _stage(progress, "names"),
+    )
+    described = _text_means(
+        model,
+        [list(entry.descriptions) for entry in found],
+        too_long,
+        _stage(progress, "descriptions"),
+    )
+    shown = _picture_means(model, found, reading, batch_size, _stage(progress, "examples"))
+    texts = F.normalize(weights.names * names + weights.descriptions * described, dim=-1)
+    if (has_text := _present(texts)).any() and (has_picture := _present(shown)).any():
+        uniform = bool(has_text.all()) and bool(has_picture.all())
+        if not uniform:
+            generic = image_features(model, list(_generic()), "photo")[0].mean(dim=0)
+            shown = close_gap(shown, texts, generic)
+    total = weights.names * names + weights.descriptions * described + weights.pictures * shown
+    return F.normalize(total, dim=-1)
+
+
+def close_gap(
+    pictures: Float[Tensor, "m e"], texts: Float[Tensor, "m e"], generic: Float[Tensor, " e"]
+) -> Float[Tensor, "m e"]:
+    """Picture prototypes moved to where texts are (Liang et al. 2022, Mind the gap).
+
+    Rows of zeros stand for classes without that kind and stay zeros. The middle of all pictures is
+    estimated from the classes' own and from `generic`, the mean embedding of pictures of nothing,
+    which counts as four classes: with one or two classes their own mean would be the class itself.
+    """
+    has_picture, has_text = _present(pictures), _present(texts)
+    middle = (pictures.sum(dim=0) + 4 * generic) / (int(has_picture.sum()) + 4)
+    moved = F.normalize(pictures - middle + texts[has_text].mean(dim=0), dim=-1)
+    return torch.where(has_picture[:, None], moved, torch.zeros_like(moved))
+
+
+def image_features(
+    model: Clip, pictures: Sequence[Any], reading: Reading
+) -> tuple[Float[Tensor, "b e"], list[tuple[int, BadPicture]]]:
+    """Unit embeddings (float32, on the CPU) of the pictures that could be read, and the others."""
+    how = replace(model.config.preprocessing, reading=reading)
+    x, failures = pixels(pictures, how)
+    if not len(x):
+        return torch.zeros(0, model.config.embed_width), failures
+    x = normalise(x, how.mean, how.std).to(model.device, model.dtype)
+    with _evaluating(model):
+        return F.normalize(model.encode_image(x).float(), dim=-1).cpu(), failures
+
+
+def text_features(
+    model: Clip, texts: Sequence[str], too_long: TooLong = "truncate"
+) -> Float[Tensor, "b e"]:
+    """Unit embeddings (float32, on the CPU) of texts; `average` is over the chunks of a text.
+
+    Raises:
+        BadInput: the model has no tokenizer.
+        BadText: a text is too long and `too_long` is "error".
+    """
+    if (tokenizer := model.tokenizer) is None:
+        raise BadInput(
+            "this model has no tokenizer, so no text can be encoded; set model.tokenizer to a "
+            "ClipTokenizer (`lascaux convert` writes one beside the weights)"
+        )
+    length = model.config.context_length
+    if too_long != "average":
+        return _encode(model, tokenizer(texts, too_long=too_long, context_length=length))
+    chunks = [tokenizer.encode_chunks(text, context_length=length) for text in texts]
+    rows = torch.tensor([row for text in chunks for row in text])
+    owners = torch.tensor([place for place, text in enumerate(chunks) for _ in text])
+    sums = torch.zeros(len(texts), model.config.embed_width)
+    for at in range(0, len(rows), _TEXT_BATCH):
+        features = _encode(model, rows[at : at + _TEXT_BATCH])
+        sums.index_add_(0, owners[at : at + _TEXT_BATCH], features)
+    return F.normalize(sums, dim=-1)
+
+
+def _encode(model: Clip, ids: Tensor) -> Tensor:
+    with _evaluating(model):
+        return F.normalize(model.encode_text(ids.to(model.device)).float(), dim=-1).cpu()
+
+
+@contextmanager
+def _evaluating(model: Clip) -> Iterator[None]:
+    """Without gradients, and with batch norm as it is used, whatever state the model is in."""
+    training = model.training
+    try:
+        if training:
+            model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        if training:
+            model.train()
+
+
+def _text_means(
+    model: Clip, texts: list[list[str]], too_long: TooLong, progress: Callable[[int, int], None]
+) -> Float[Tensor, "m e"]:
+    """The normalised mean of each class's texts; zeros where it has none."""
+    sums = torch.zeros(len(texts), model.config.embed_width)
+    total, done = sum(len(group) for group in texts), 0
+    queue = ((place, text) for place, group in enumerate(texts) for text in group)
+    while batch := list(islice(queue, _TEXT_BATCH)):
+        places, these = zip(*batch, strict=True)
+        sums.index_add_(0, torch.tensor(places), text_features(model, these, too_long))
+        done += len(batch)
+        progress(done, total)
+    return F.normalize(sums, dim=-1)
+
+
+def _picture_means(
+    model: Clip,
+    classes: Sequence[ClassEvidence],
+    reading: Reading,
+    batch_size: int,
+    progress: Callable[[int, int], None],
+) -> Float[Tensor, "m e"]:
+    """The normalised mean of each class's example pictures; zeros where it has none."""
+    sums = torch.zeros(len(classes), model.config.embed_width)
+    total, done = sum(len(entry.pictures) for entry in classes), 0
+    queue = ((place, p) for place, entry in enumerate(classes) for p in entry.pictures)
+    while batch := list(islice(queue, batch_size)):
+        features, failures = image_features(model, [picture for _, picture in batch], reading)
+        bad = dict(failures)
+        for at, reason in bad.items():
+            name = classes[batch[at][0]].name
+            warnings.warn(f"an example of {name!r} is left out: {reason}", stacklevel=3)
+        owners = [place for at, (place, _) in enumerate(batch) if at not in bad]
+        sums.index_add_(0, torch.tensor(owners, dtype=torch.int64), features)
+        done += len(batch)
+        progress(done, total)
+    for entry, present in zip(classes, _present(sums).tolist(), strict=True):
+        if entry.pictures and not (present or entry.prompted or entry.descriptions):
+            raise BadClasses(f"no example picture of class {entry.name!r} can be read")
+    return F.normalize(sums, dim=-1)
+
+
+def _weighed(entry: ClassEvidence, weights: EvidenceWeights) -> ClassEvidence:
+    """The class without the kinds that do not count."""
+    kept = replace(
+        entry,
+        names=entry.prompted if weights.names else (),
+        descriptions=entry.descriptions if weights.descriptions else (),
+        pictures=entry.pictures if weights.pictures else (),
+    )
+    if not (kept.prompted or kept.descriptions or kept.pictures):
+        raise BadClasses(
+            f"class {entry.name!r} has no evidence of positive weight; raise a weight or add some"
+        )
+    return kept
+
+
+def _present(rows: Float[Tensor, "m e"]) -> Tensor:
+    return rows.abs().sum(dim=-1) > 0
+
+
+def _stage(progress: Progress | None, name: str) -> Callable[[int, int], None]:
+    return (lambda done, total: progress(name, done, total)) if progress else (lambda *_: None)
+
+
+def _generic() -> Iterable[Tensor]:
+    """Pictures of nothing: eight plain colours and eight soft runs between two of them."""
+    corners = [torch.tensor([r, g, b]).float() for r in (0, 1) for g in (0, 1) for b in (0, 1)]
+    ramp = torch.linspace(0, 1, 64)
+    for place, colour in enumerate(corners):
+        soft = 0.15 + 0.7 * colour
+        other = 0.15 + 0.7 * corners[(place + 3) % 8]
+        run = ramp.expand(64, 64) if place % 2 else ramp.expand(64, 64).T
+        yield soft[:, None, None].expand(3, 64, 64).contiguous()
+        yield torch.lerp(soft[:, None, None], other[:, None, None], run[None])
