@@ -145,6 +145,11 @@ class ClipConfig:
             raise BadInput(f"a CLIP config with impossible values: {error}") from error
 
 
+def unless_fourfold(mlp_width: int, width: int) -> int | None:
+    """An MLP width as a config states it: None where it is four times the width."""
+    return None if mlp_width == 4 * width else mlp_width
+
+
 def _vit(patch: int, size: int, vision: tuple[int, int, int], text: int, embed: int) -> ClipConfig:
     layers, width, heads = vision
     return ClipConfig(

@@ -9,7 +9,7 @@ from typing import Any
 from lascaux.errors import BrokenFile, UnknownModel, Unsupported
 from lascaux.images.preprocess import Preprocessing
 from lascaux.models.clip import ClipConfig
-from lascaux.weights.maps.clip import config_from_huggingface, config_from_openclip
+from lascaux.weights.maps.clip_config import config_from_huggingface, config_from_openclip
 
 LIBRARY = "lascaux"  # library_name in the config.json of folders that we save
 WEIGHTS = "model.safetensors"

@@ -46,7 +46,7 @@ A CLIP: pictures and sentences in one space of {embed_width} dimensions. It take
 import lascaux
 
 model = lascaux.load("path/to/{name}")
-classifier = lascaux.Classifier(model, classes=["cat", "dog", "fire truck"])
+classifier = lascaux.Classifier(["cat", "dog", "fire truck"], model)
 ```
 """
 

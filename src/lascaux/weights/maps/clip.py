@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from lascaux.errors import Unsupported, WrongKeys
-from lascaux.models.clip import VARIANTS, Activation, ClipConfig
+from lascaux.models.clip import Activation, ClipConfig, unless_fourfold
 from lascaux.weights.keymap import Rule, translate
 
 logger = logging.getLogger(__name__)
+
+# Widths of image transformers that OpenAI has not published, and their heads in OpenCLIP's configs.
+_OPENCLIP_HEADS = {1280: 16, 1408: 16, 1664: 16, 1792: 16}
 
 WRAPPERS = ("module.", "_orig_mod.", "model.", "clip_model.", "clip.")  # prefixes that say nothing
 
@@ -247,9 +250,9 @@ def config_from_state(
 ) -> ClipConfig:
     """The config that a checkpoint's shapes imply, by the rule of OpenAI's `build_model`.
 
-    Shapes do not tell the number of heads (64 channels each, but for OpenCLIP's three largest) nor
-    the activation: QuickGELU, as OpenAI's, unless the caller says otherwise. A checkpoint of
-    unknown origin is taken so with a logged warning.
+    Shapes tell neither the heads (64 channels each, but for widths that only OpenCLIP has) nor the
+    activation: QuickGELU, or exact GELU for those widths, unless the caller says otherwise. Of a
+    checkpoint that does not show where it comes from, this is said in a logged warning.
 
     Raises:
         Unsupported, WrongKeys: as `recognise` and `translate`.
@@ -276,32 +279,31 @@ def config_from_tensors(
         config = _config_of_shapes(state)
     except KeyError as error:
         raise WrongKeys(f"{source}: missing {error.args[0]!r}, which fixes the sizes") from error
-    twins = [
-        name
-        for name, variant in VARIANTS.items()
-        if _shapes_alone(variant) == _shapes_alone(config)
-    ]
-    own = [VARIANTS[name] for name in twins]
-    if own and all(variant.activation == "gelu" for variant in own):
-        # Only OpenCLIP has these shapes, so its heads (80, 88 or 104 wide) are known.
-        config = replace(config, vision_heads=own[0].vision_heads, activation=activation or "gelu")
-        guess = "exact GELU, as OpenCLIP's models of this size"
+    heads = None if config.convolutional else _OPENCLIP_HEADS.get(config.vision_width)
+    if heads is None:
+        guess, of = "quick_gelu", "OpenAI's models"
     else:
-        config = replace(config, activation=activation or "quick_gelu")
-        guess = "QuickGELU, as OpenAI's models"
+        guess, of = "gelu", "OpenCLIP's models of this width"
+        config = replace(config, vision_heads=heads)
     if activation is None:
         logger.warning(
-            "%s does not tell its activation: taken as %s. If its scores look wrong, load it with "
-            "activation='%s', or from a folder that has its config",
+            "%s does not tell its activation: taken as %s, as %s. If its scores look wrong, load "
+            "it with activation='%s', or from a folder that has its config",
             source,
             guess,
-            "quick_gelu" if config.activation == "gelu" else "gelu",
+            of,
+            "quick_gelu" if guess == "gelu" else "gelu",
         )
-    return config
-
-
-def _shapes_alone(config: ClipConfig) -> ClipConfig:
-    return replace(config, vision_heads=1, text_heads=1, activation="quick_gelu")
+    odd_vision = not config.convolutional and heads is None and config.vision_width % 64
+    if odd_vision or config.text_width % 64:
+        logger.warning(
+            "%s does not tell its heads, and not all widths are multiples of 64: taken as %d "
+            "(pictures) and %d (texts); load it with config=... if that is wrong",
+            source,
+            config.vision_heads,
+            config.text_heads,
+        )
+    return replace(config, activation=activation or guess)
 
 
 def _config_of_shapes(state: Mapping[str, Tensor]) -> ClipConfig:
@@ -313,7 +315,7 @@ def _config_of_shapes(state: Mapping[str, Tensor]) -> ClipConfig:
         "text_width": text_width,
         "text_heads": max(1, text_width // 64),
         "text_layers": _count(state, "text.blocks."),
-        "text_mlp_width": _unless_fourfold(text_mlp_width, text_width),
+        "text_mlp_width": unless_fourfold(text_mlp_width, text_width),
         "context_length": state["text.positions"].shape[0],
         "vocabulary_size": vocabulary_size,
     }
@@ -337,161 +339,10 @@ def _config_of_shapes(state: Mapping[str, Tensor]) -> ClipConfig:
         vision_width=width,
         vision_heads=max(1, width // 64),
         patch_size=patch_size,
-        vision_mlp_width=_unless_fourfold(mlp_width, width),
+        vision_mlp_width=unless_fourfold(mlp_width, width),
         **text,
     )
 
 
-def _unless_fourfold(mlp_width: int, width: int) -> int | None:
-    return None if mlp_width == 4 * width else mlp_width
-
-
 def _count(state: Mapping[str, Any], prefix: str) -> int:
     return len({key[len(prefix) :].split(".", 1)[0] for key in state if key.startswith(prefix)})
-
-
-def config_from_huggingface(published: Mapping[str, Any], *, source: str) -> ClipConfig:
-    """The config in a Hugging Face `CLIPModel`'s config.json.
-
-    Raises:
-        Unsupported: it asks for something a CLIP of this project does not have.
-    """
-    if published.get("model_type") != "clip":
-        raise Unsupported(f"{source} is of a {published.get('model_type')!r} model, not of a clip")
-    # Fields that a file leaves out have the values of transformers' CLIPConfig.
-    vision = {
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "image_size": 224,
-        "patch_size": 32,
-        **(published.get("vision_config") or {}),
-        **(published.get("vision_config_dict") or {}),
-    }
-    text = {
-        "hidden_size": 512,
-        "intermediate_size": 2048,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 8,
-        "vocab_size": 49408,
-        "max_position_embeddings": 77,
-        "eos_token_id": 49407,
-        **(published.get("text_config") or {}),
-        **(published.get("text_config_dict") or {}),
-    }
-    activations = {tower.get("hidden_act", "quick_gelu") for tower in (vision, text)}
-    epsilons = {tower.get("layer_norm_eps", 1e-5) for tower in (vision, text)}
-    if len(activations) > 1 or not activations <= {"quick_gelu", "gelu"}:
-        raise Unsupported(
-            f"{source}: hidden_act {' and '.join(sorted(activations))}; supported are quick_gelu "
-            "or gelu, the same in both towers"
-        )
-    if len(epsilons) > 1:
-        raise Unsupported(f"{source}: layer_norm_eps differs between the towers: {epsilons}")
-    if vision.get("num_channels", 3) != 3:
-        raise Unsupported(f"{source}: pictures of {vision['num_channels']} channels, not 3")
-    # transformers' CLIPTextTransformer: 2 stands for the highest id of a row, in old files.
-    plain_end = text["eos_token_id"] in (None, 2, text["vocab_size"] - 1)
-    return ClipConfig(
-        embed_width=published.get("projection_dim", 512),
-        image_size=vision["image_size"],
-        vision_layers=vision["num_hidden_layers"],
-        vision_width=vision["hidden_size"],
-        vision_heads=vision["num_attention_heads"],
-        patch_size=vision["patch_size"],
-        vision_mlp_width=_unless_fourfold(vision["intermediate_size"], vision["hidden_size"]),
-        text_width=text["hidden_size"],
-        text_heads=text["num_attention_heads"],
-        text_layers=text["num_hidden_layers"],
-        text_mlp_width=_unless_fourfold(text["intermediate_size"], text["hidden_size"]),
-        context_length=text["max_position_embeddings"],
-        vocabulary_size=text["vocab_size"],
-        end_id=None if plain_end else text["eos_token_id"],
-        activation=activations.pop(),
-        norm_epsilon=epsilons.pop(),
-    )
-
-
-# What a tower of OpenCLIP's may say without answering differently from the plain one.
-_OPENCLIP_VISION = {
-    "ls_init_value": (None,),
-    "patch_dropout": None,  # training only
-    "input_patchnorm": (False,),
-    "global_average_pool": (False,),
-    "attentional_pool": (False,),
-    "pool_type": ("tok",),
-    "pos_embed_type": ("learnable",),
-    "final_ln_after_pool": (False,),
-    "no_ln_pre": (False,),
-    "output_tokens": None,
-    "act_kwargs": (None, {}),
-    "norm_kwargs": (None, {}),
-    "timm_model_name": (None,),
-}
-_OPENCLIP_TEXT = {
-    "ls_init_value": (None,),
-    "embed_cls": (False,),
-    "pad_id": None,  # pads stand after end-of-text, which does not see them
-    "no_causal_mask": (False,),
-    "final_ln_after_pool": (False,),
-    "pool_type": ("argmax",),
-    "proj_bias": (False,),
-    "proj_type": ("linear",),
-    "output_tokens": None,
-    "act_kwargs": (None, {}),
-    "norm_kwargs": (None, {}),
-    "hf_model_name": (None,),
-    "hf_tokenizer_name": None,
-    "tokenizer_kwargs": None,
-}
-
-
-def config_from_openclip(published: Mapping[str, Any], *, source: str) -> ClipConfig:
-    """The config in OpenCLIP's open_clip_config.json, or in one of its model_configs.
-
-    Raises:
-        Unsupported: it asks for something a CLIP of this project does not have.
-    """
-    model = published.get("model_cfg", published)
-    vision, text = dict(model.get("vision_cfg", {})), dict(model.get("text_cfg", {}))
-    for tower, cfg, allowed in (
-        ("vision_cfg", vision, _OPENCLIP_VISION),
-        ("text_cfg", text, _OPENCLIP_TEXT),
-    ):
-        for field, values in allowed.items():
-            value = cfg.pop(field, None)
-            if value is not None and values is not None and value not in values:
-                raise Unsupported(f"{source}: {tower}.{field} = {value!r} is not supported")
-    if model.get("init_logit_bias") is not None:
-        raise Unsupported(f"{source}: init_logit_bias, the bias of a sigmoid loss (SigLIP)")
-    for part in ("multimodal_cfg", "audio_cfg"):
-        if part in model:
-            raise Unsupported(f"{source}: {part} belongs to another kind of model")
-    layers, width = vision.pop("layers", 12), vision.pop("width", 768)
-    resnet = isinstance(layers, list | tuple)
-    patch_size = vision.pop("patch_size", 16)
-    head_width = vision.pop("head_width", 64)
-    mlp_width = int(width * vision.pop("mlp_ratio", 4.0))
-    image_size = vision.pop("image_size", 224)
-    text_width = text.pop("width", 512)
-    config = ClipConfig(
-        embed_width=model["embed_dim"],
-        image_size=image_size[0] if isinstance(image_size, list) else image_size,
-        vision_layers=cast("tuple[int, int, int, int]", tuple(layers)) if resnet else layers,
-        vision_width=width,
-        vision_heads=width * 32 // head_width if resnet else width // head_width,
-        patch_size=None if resnet else patch_size,
-        vision_mlp_width=None if resnet else _unless_fourfold(mlp_width, width),
-        text_width=text_width,
-        text_heads=text.pop("heads", 8),
-        text_layers=text.pop("layers", 12),
-        text_mlp_width=_unless_fourfold(int(text_width * text.pop("mlp_ratio", 4.0)), text_width),
-        context_length=text.pop("context_length", 77),
-        vocabulary_size=text.pop("vocab_size", 49408),
-        activation="quick_gelu" if model.get("quick_gelu") else "gelu",
-    )
-    text.pop("eos_id", None)  # used by other pool types alone
-    if unknown := [*(f"vision_cfg.{f}" for f in vision), *(f"text_cfg.{f}" for f in text)]:
-        raise Unsupported(f"{source}: {', '.join(unknown)} not known to this version")
-    return config
