@@ -28,7 +28,7 @@ NESTS = (
 _TRAINING = ("optim", "lr_", "scheduler", "callbacks", "loops", "amp", "scaler", "rng", "random_")
 _DEEPEST_NEST = 4
 _MOST_SKIPPED = 1000
-_MOST_VALUES = 20_000
+_MOST_VALUES = 200_000
 
 
 @dataclass(frozen=True)
@@ -256,6 +256,9 @@ class _Beside:
         if len(self.skipped) < _MOST_SKIPPED:
             self.skipped.append(line)
 
+    def leave_out(self, name: str, tensors: int) -> None:
+        self.note(f"{name}: {tensors} {'tensor' if tensors == 1 else 'tensors'} left out")
+
     def tensors(self, value: Any) -> int:
         """How many tensors are anywhere in a value."""
         seen: set[int] = set()
@@ -277,18 +280,21 @@ class _Beside:
             return _NOT_PLAIN
         if value is None or type(value) in (bool, int, float, str):
             return value
-        if isinstance(value, dict):
+        if isinstance(value, dict | list | tuple):
+            self.steps -= len(value)
+            keyed = value if isinstance(value, dict) else dict(enumerate(value))
+            if keyed and all(map(_is_tensor, keyed.values())):
+                self.leave_out(name, len(keyed))
+                return _NOT_PLAIN
             made = {
                 _name(key): self.plain(each, f"{name}.{_name(key)}", depth + 1)
-                for key, each in value.items()
+                for key, each in keyed.items()
             }
-            return {key: each for key, each in made.items() if each is not _NOT_PLAIN}
-        if isinstance(value, list | tuple):
-            listed = [
-                self.plain(each, f"{name}.{position}", depth + 1)
-                for position, each in enumerate(value)
-            ]
-            return [each for each in listed if each is not _NOT_PLAIN]
+            made = {key: each for key, each in made.items() if each is not _NOT_PLAIN}
+            return made if isinstance(value, dict) else list(made.values())
+        if _is_tensor(value):
+            self.leave_out(name, 1)
+            return _NOT_PLAIN
         self.note(f"{name}: {_described(value)}")
         return _NOT_PLAIN
 
@@ -322,9 +328,8 @@ def _metadata(root: Any, taken: str, names: Iterable[str], skipped: list[str]) -
             continue
         if not taken and (_is_tensor(each) or (name in parents and _mapping(each))):
             continue
-        tensors = beside.tensors(each)
-        if tensors:
-            beside.note(f"{name}: {tensors} {'tensor' if tensors == 1 else 'tensors'} left out")
+        if name.startswith(_TRAINING) and (tensors := beside.tensors(each)):
+            beside.leave_out(name, tensors)
             continue
         plain = beside.plain(each, name)
         if plain is not _NOT_PLAIN:
