@@ -1,0 +1,50 @@
+# make demo   set up and classify the pictures of examples/     make test      what CI runs
+# make lint   ruff and pyright                                  make test-all  slow tests too
+#
+# TORCH says which torch: CPU wheels of the pinned version by default.
+#   make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cu128"
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
+SOURCES := $(wildcard pyproject.toml constraints.txt)
+
+.PHONY: demo test test-all lint docs vocabulary clean
+
+demo: $(VENV)/.ready
+	@$(BIN)/python examples/demo.py
+
+test: $(VENV)/.ready-dev vocabulary
+	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check . && $(BIN)/python -m pyright
+	@$(BIN)/python -m pytest
+
+test-all: $(VENV)/.ready-dev vocabulary
+	@$(BIN)/python -m pytest -m "not weights and not gpu and not net"
+
+lint: $(VENV)/.ready-dev
+	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check . && $(BIN)/python -m pyright
+
+docs: $(VENV)/.ready-dev
+	@$(BIN)/python tools/write_command_line_page.py
+
+vocabulary: $(VENV)/.ready-dev
+	@$(BIN)/python tools/fetch_vocabulary.py
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lascaux needs Python 3.11 or newer; this is " + sys.version.split()[0] + " (make PYTHON=python3.12 ... chooses another)")'
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "No venv: on Debian and Ubuntu, apt-get install python3-venv" >&2; exit 1; }
+
+$(VENV)/.ready: $(VENV)/bin/python $(SOURCES)
+	@echo "Setting up $(VENV) (once; a few minutes)"
+	@$(BIN)/python -m pip --disable-pip-version-check -q install $(TORCH)
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	@echo "Installing what the tests need (once)"
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build demo .pytest_cache .ruff_cache

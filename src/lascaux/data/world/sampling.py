@@ -1,0 +1,130 @@
+"""Scenes at random, of one split: train, validation or test.
+
+A split holds pairs of object and background, drawn once and committed (`splits.json`); a scene is
+of a split when every one of its pairs is. Tests therefore show known objects before known
+backgrounds in combinations that were never trained on, and scans of digits never trained on.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from lascaux.data.world.backgrounds import BACKGROUNDS, COLOURS, PLACES, VARIANTS
+from lascaux.data.world.objects import glyph_count, objects, scans_of
+from lascaux.data.world.scene import Scene, Thing
+
+Split = Literal["train", "validation", "test"]
+Kind = Literal["single", "counted", "related", "any"]
+SIZES = {"small": (0.28, 0.38), "medium": (0.44, 0.58), "large": (0.64, 0.82)}
+
+
+@cache
+def pairs(split: Split, digits: bool = False) -> dict[str, tuple[int, ...]]:
+    """For each background, the objects that stand before it in this split."""
+    held = json.loads((Path(__file__).parent / "splits.json").read_text(encoding="utf-8"))
+    chosen = objects() if digits else objects()[: glyph_count()]
+    result = {}
+    for name in BACKGROUNDS:
+        if split == "train":
+            outside = {*held["validation"][name], *held["test"][name]}
+            result[name] = tuple(o.index for o in chosen if o.code not in outside)
+        else:
+            result[name] = tuple(o.index for o in chosen if o.code in held[split][name])
+    return result
+
+
+def sample(
+    rng: np.random.Generator,
+    split: Split = "train",
+    kind: Kind = "any",
+    *,
+    backgrounds: tuple[str, ...] = BACKGROUNDS,
+    digits: bool = False,
+) -> Scene:
+    """A scene of `split` drawn with `rng`: the same generator state gives the same scene.
+
+    `kind` is "single" (one object), "counted" (one object two to four times), "related" (two
+    different objects side by side or one above the other) or "any" of these.
+    `digits` lets handwritten digits appear as objects; it needs scikit-learn.
+    """
+    if kind == "any":
+        kind = ("single", "single", "counted", "related")[rng.integers(4)]
+    name = backgrounds[rng.integers(len(backgrounds))]
+    variant = int(rng.integers(VARIANTS))
+    choice = pairs(split, digits)[name]
+    first = choice[rng.integers(len(choice))]
+    if kind == "single":
+        low, high = SIZES[("small", "medium", "large")[rng.integers(3)]]
+        spots = [(*_spot(rng, size := float(rng.uniform(low, high))), size)]
+        chosen = [first]
+    elif kind == "counted":
+        spots = _scattered(rng, int(rng.integers(2, 5)))
+        chosen = [first] * len(spots)
+    else:
+        second = first
+        while second == first:
+            second = choice[rng.integers(len(choice))]
+        size = float(rng.uniform(0.3, 0.42))
+        near, far, shift = 0.27, 0.73, float(rng.uniform(0.35, 0.65))
+        places = [(near, shift), (far, shift)] if rng.random() < 0.5 else [(shift, near), (shift, far)]
+        jitter = rng.uniform(-0.04, 0.04, (2, 2))
+        spots = [
+            (x + float(dx), y + float(dy), size) for (x, y), (dx, dy) in zip(places, jitter, strict=True)
+        ]
+        chosen = [first, second]
+    things = tuple(
+        Thing(index, x, y, size, _scan(rng, index, split))
+        for index, (x, y, size) in zip(chosen, spots, strict=True)
+    )
+    return Scene(name, things, variant)
+
+
+def single(
+    rng: np.random.Generator, index: int, background: str, split: Split = "test", size: str = "large"
+) -> Scene:
+    """Object `index` alone before `background`, size and place drawn with `rng`."""
+    extent = float(rng.uniform(*SIZES[size]))
+    thing = Thing(index, *_spot(rng, extent), extent, _scan(rng, index, split))
+    return Scene(background, (thing,), int(rng.integers(VARIANTS)))
+
+
+def colour_pairs(split: Split, digits: bool = False) -> list[tuple[int, str]]:
+    """All pairs (object, colour) of a split, in the order of the colours."""
+    table = pairs(split, digits)
+    return [(index, colour) for colour in COLOURS for index in table[colour]]
+
+
+def place_pairs(split: Split, digits: bool = False) -> list[tuple[int, str]]:
+    """All pairs (object, place) of a split, in the order of the places."""
+    table = pairs(split, digits)
+    return [(index, place) for place in PLACES for index in table[place]]
+
+
+def _scan(rng: np.random.Generator, index: int, split: Split) -> int:
+    digit = objects()[index].digit
+    if digit is None:
+        return 0
+    scans = scans_of(digit, held_out=split == "test")
+    return scans[rng.integers(len(scans))]
+
+
+def _spot(rng: np.random.Generator, size: float) -> tuple[float, float]:
+    """A centre from which a thing of `size` stays inside the picture."""
+    margin = size / 2 + 0.02
+    x, y = rng.uniform(margin, 1 - margin, 2)
+    return float(x), float(y)
+
+
+def _scattered(rng: np.random.Generator, count: int) -> list[tuple[float, float, float]]:
+    """`count` spots of one size that do not overlap: cells of a two by two grid."""
+    size = float(rng.uniform(0.28, 0.36))
+    cells = [(0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73)]
+    order = rng.permutation(4)[:count]
+    jitter = rng.uniform(-0.05, 0.05, (count, 2))
+    return [
+        (cells[cell][0] + float(dx), cells[cell][1] + float(dy), size)
+        for cell, (dx, dy) in zip(order, jitter, strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""Training: one loop, and recipes that say what a step is."""

@@ -1,0 +1,1 @@
+"""One file per trained model; a recipe's command name is its file name."""

@@ -1,0 +1,171 @@
+"""ochre-judge: says which object, background and count a picture of the emoji world shows.
+
+    lascaux train ochre-judge
+
+Three quarters of what it sees are scenes of the train split, slightly blurred, shaded or noisy at
+times; one quarter are pictures that show no object properly (blank, blurred, scrambled, blends and
+halves of two), for which the right answer is that no object is there.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageFilter
+from torch import Tensor, nn
+
+from lascaux.data.world.backgrounds import BACKGROUNDS
+from lascaux.data.world.objects import objects
+from lascaux.data.world.sampling import sample
+from lascaux.data.world.scene import Scene, draw, draw_map
+from lascaux.data.world.spoiled import SPOILS, spoil
+from lascaux.models.judge import Judge, JudgeConfig
+
+
+class Batch(NamedTuple):
+    """Pictures and what they show."""
+
+    pictures: Tensor  # uint8 b 3 y x
+    present: Tensor  # bool b o
+    background: Tensor  # int64 b
+    count: Tensor  # int64 b
+    maps: Tensor  # int64 b y x
+    proper: Tensor  # bool b: not spoiled
+
+
+@dataclass(frozen=True, kw_only=True)
+class OchreJudge:
+    """Settings of a run; every field is a flag of `lascaux train ochre-judge`."""
+
+    name: ClassVar[str] = "ochre-judge"
+    seed: int = 1
+    steps: int = 12000
+    batch_size: int = 128
+    warmup_steps: int = 200
+    cooldown_steps: int = 4000
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    clip_norm: float = 5.0
+    averaging: float = 0.998
+    spoiled: float = 0.22  # share of pictures that show no object properly
+    map_pixels: int = 96  # of each picture, drawn at random, on which the map is learnt
+
+    def build(self) -> nn.Module:
+        """A judge of the world's objects and backgrounds."""
+        config = JudgeConfig(objects=len(objects()), backgrounds=len(BACKGROUNDS))
+        judge = Judge(config).to(memory_format=torch.channels_last)
+        # Of 325 objects nearly all are absent; starting there saves the first thousand steps.
+        nn.init.constant_(judge.objects.bias, -5.0)
+        return judge
+
+    def batch(self, step: int) -> Batch:
+        """Scenes of the train split and spoiled ones."""
+        rng = np.random.Generator(np.random.PCG64([self.seed, step]))
+        return make_batch(rng, "train", self.batch_size, self.spoiled)
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """Cross entropies of presence, background, count and the map, added."""
+        assert isinstance(model, Judge)
+        x = (batch.pictures.float() / 255).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            seen = model(x)
+        presence = F.binary_cross_entropy_with_logits(
+            seen.objects.float(), batch.present.float(), reduction="none"
+        )
+        presence = presence.sum(1).mean()
+        background = F.cross_entropy(seen.background.float(), batch.background)
+        count = F.cross_entropy(seen.count.float(), batch.count)
+        where = torch.randint(batch.maps[0].numel(), (len(x), self.map_pixels))
+        features = seen.features.flatten(2).transpose(1, 2)
+        features = features.gather(1, where[..., None].expand(-1, -1, features.shape[2]))
+        chosen = features[batch.proper].flatten(0, 1).float()
+        logits = F.linear(chosen, model.classes.weight.flatten(1), model.classes.bias)
+        target = batch.maps.flatten(1).gather(1, where)[batch.proper].flatten()
+        pixels = F.cross_entropy(logits, target)
+        return presence + background + count + pixels, {
+            "presence": presence.item(),
+            "background": background.item(),
+            "count": count.item(),
+            "pixels": pixels.item(),
+        }
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Share of right answers on scenes of the validation split, and of spoiled pictures passed."""
+        assert isinstance(model, Judge)
+        rng = np.random.Generator(np.random.PCG64([99]))
+        totals = dict.fromkeys(("objects", "background", "count", "pixels", "passed"), 0.0)
+        rounds = 8
+        for _ in range(rounds):
+            batch = make_batch(rng, "validation", 128, 0.0)
+            seen = model(batch.pictures.float() / 255)
+            found = seen.objects.sigmoid() > model.config.presence
+            totals["objects"] += (found == batch.present).all(1).float().mean().item()
+            right = seen.background.argmax(1) == batch.background
+            totals["background"] += right.float().mean().item()
+            totals["count"] += (seen.count.argmax(1) == batch.count).float().mean().item()
+            totals["pixels"] += (model.pixels(seen) == batch.maps).float().mean().item()
+            batch = make_batch(rng, "validation", 128, 1.0)
+            seen = model(batch.pictures.float() / 255)
+            passed = (seen.objects.sigmoid() > model.config.presence).any(1)
+            totals["passed"] += passed.float().mean().item()
+        return {f"validation_{k}": v / rounds for k, v in totals.items()}
+
+    def export(self, model: nn.Module, folder: Path, figures: dict[str, float]) -> None:
+        """Write the judge as a folder that `lascaux.load` reads."""
+        from lascaux.weights.load import save
+
+        save(model.half(), folder)
+
+
+def make_batch(rng: np.random.Generator, split: str, count: int, spoiled: float) -> Batch:
+    """Pictures of scenes of `split`, a share of them spoiled, with what they show."""
+    size = 64
+    pictures = np.empty((count, size, size, 3), dtype=np.uint8)
+    maps = np.empty((count, size, size), dtype=np.int64)
+    present = np.zeros((count, len(objects())), dtype=bool)
+    background, number = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+    proper = np.ones(count, dtype=bool)
+    for row in range(count):
+        scene = sample(rng, split, digits=True)  # pyright: ignore[reportArgumentType]
+        proper[row] = rng.random() >= spoiled
+        maps[row] = draw_map(scene, size)
+        background[row] = BACKGROUNDS.index(scene.background)
+        if proper[row]:
+            present[row, [thing.object for thing in scene.things]] = True
+            number[row] = len(scene.things)
+            pictures[row] = _handled(draw(scene, size), rng) if rng.random() < 0.4 else draw(scene, size)
+        else:
+            number[row] = 0
+            pictures[row] = spoil(scene, SPOILS[rng.integers(len(SPOILS))], rng, size)
+    return Batch(
+        torch.from_numpy(pictures).permute(0, 3, 1, 2),
+        torch.from_numpy(present),
+        torch.from_numpy(background),
+        torch.from_numpy(number),
+        torch.from_numpy(maps),
+        torch.from_numpy(proper),
+    )
+
+
+def _handled(picture: Image.Image, rng: np.random.Generator) -> np.ndarray:
+    """The picture a little blurred, shaded or noisy, as a good generator gives it."""
+    style = rng.integers(3)
+    if style == 0:
+        return np.asarray(picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.7))))
+    pixels = np.asarray(picture, dtype=np.float32)
+    if style == 1:
+        pixels = pixels * rng.uniform(0.93, 1.07) + rng.uniform(-6, 6)
+    else:
+        sigma = np.float32(rng.uniform(1, 8))
+        pixels = pixels + sigma * rng.standard_normal(pixels.shape, dtype=np.float32)
+    return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+def single_scene_answers(scene: Scene) -> tuple[set[int], int, int]:
+    """What a right verdict on `scene` says: its objects, its background, its count."""
+    present = {thing.object for thing in scene.things}
+    return present, BACKGROUNDS.index(scene.background), len(scene.things)
