@@ -86,13 +86,13 @@ def run(arguments: argparse.Namespace) -> int:
     # Here and not above, because these import torch.
     from lascaux.tasks.results import Classified, Failed
 
+    sources = _sources(arguments.pictures, options.recursive)
     with _progress() as show:
         classifier = _classifier(arguments, options, show)
         if arguments.learn_from:
             _learn(classifier, arguments.learn_from)
         if arguments.save_classes:
             classifier.save(arguments.save_classes)
-        sources = _sources(arguments.pictures, options.recursive)
         cards: list[SheetEntry] = []
         failed: list[Failed] = []
 

@@ -93,10 +93,10 @@ def _draw_card(
     """One card; its place is left, top, height and the room for a note, in pixels."""
     draw = ImageDraw.Draw(page)
     left, top, height, note_room = place
-    draw.rounded_rectangle((left, top, left + _CARD, top + height), 12, _CARD_FILL, _EDGE)
+    draw.rounded_rectangle((left, top, left + _CARD - 1, top + height - 1), 12, _CARD_FILL, _EDGE)
     left, top = left + _PAD, top + _PAD
     right = left + _PICTURE
-    draw.rounded_rectangle((left, top, right, top + _PICTURE), 6, _PLACE)
+    draw.rounded_rectangle((left, top, right - 1, top + _PICTURE - 1), 6, _PLACE)
     if entry.picture is None:
         draw.line((left + 104, top + 104, right - 104, top + 144), _FAINT, 3)
         draw.line((right - 104, top + 104, left + 104, top + 144), _FAINT, 3)
@@ -118,10 +118,11 @@ def _draw_card(
         ink = _FAINT if rank else _INK
         draw.text((right, y + _TEXT), figure, ink, _typeface("0", _TEXT, font), anchor="rs")
         bar = y + _TEXT + 6
-        draw.rounded_rectangle((left, bar, right, bar + _BAR), _BAR // 2, _TRACK)
+        draw.rounded_rectangle((left, bar, right - 1, bar + _BAR - 1), _BAR // 2, _TRACK)
         if (width := round(share * _PICTURE)) > 0:
             fill = _OTHER if rank else _BEST
-            draw.rounded_rectangle((left, bar, left + max(width, _BAR), bar + _BAR), 3, fill)
+            end = left + max(width, _BAR) - 1
+            draw.rounded_rectangle((left, bar, end, bar + _BAR - 1), _BAR // 2, fill)
         y += _ROW
 
 
@@ -159,14 +160,14 @@ def _write(
 def _typeface(text: str, size: int, font: str | None) -> Font:
     if font is not None:
         try:
-            return ImageFont.truetype(font, size)
+            return ImageFont.truetype(font, size, layout_engine=ImageFont.Layout.BASIC)
         except OSError as error:
             raise BadInput(
                 f"cannot read font {font}: {error}; expected .ttf, .otf or .ttc"
             ) from error
     # From U+2E80 on: Chinese, Japanese and Korean writing.
     if any(ord(character) >= 0x2E80 for character in text) and (wide := _wide_font()):
-        return ImageFont.truetype(wide, size)
+        return ImageFont.truetype(wide, size, layout_engine=ImageFont.Layout.BASIC)
     return ImageFont.load_default(size)
 
 

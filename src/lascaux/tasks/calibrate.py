@@ -46,8 +46,10 @@ def fit_calibration(cosines: Float[Tensor, " n"], present: Bool[Tensor, " n"]) -
     x = cosines.double()
     centre, spread = x.mean(), x.std().clamp_min(1e-6)
     z = torch.stack([(x - centre) / spread, torch.ones_like(x)], dim=1)
-    # Platt's targets keep the curve finite where the two kinds do not overlap.
-    target = torch.where(present, (positives + 1) / (positives + 2), 1 / (negatives + 2)).double()
+    # Platt's targets keep the curve finite where the two kinds do not overlap. Here both follow
+    # the present ones, since the absent ones grow with the number of classes.
+    soft = 1 / (positives + 2)
+    target = torch.where(present, 1 - soft, soft).double()
     weight = torch.where(present, 0.5 / positives, 0.5 / negatives).double()
     curve = torch.zeros(2, dtype=torch.float64)
     ridge = 1e-6 * torch.eye(2, dtype=torch.float64)

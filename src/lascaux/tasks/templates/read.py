@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from lascaux.errors import BadInput
 
@@ -99,7 +100,7 @@ def _template_file(path: Path) -> list[str]:
     return found
 
 
-def _list(name: str) -> dict[str, list]:
+def _list(name: str) -> dict[str, Any]:
     if name not in class_list_names():
         raise BadInput(f"no class list named {name!r}; there are: {', '.join(class_list_names())}")
     return json.loads(_DATA.joinpath("lists", f"{name}.json").read_text(encoding="utf-8"))

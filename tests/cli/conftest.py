@@ -1,0 +1,48 @@
+"""A saved model of random weights, and a folder of pictures, for commands to work on."""
+
+import pytest
+import torch
+from PIL import Image
+
+from lascaux.models.clip import Clip, ClipConfig
+from lascaux.text import ClipTokenizer
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    from lascaux.weights.save import save
+
+    words = ["a photo of a cat.", "a photo of a dog.", "红色 火车"] * 3
+    tokenizer = ClipTokenizer.train(words, 600, 32)
+    torch.manual_seed(3)
+    model = Clip(
+        ClipConfig(
+            embed_width=16,
+            image_size=32,
+            patch_size=16,
+            vision_layers=1,
+            vision_width=32,
+            vision_heads=2,
+            text_width=32,
+            text_heads=2,
+            text_layers=1,
+            context_length=32,
+            vocabulary_size=tokenizer.vocabulary_size,
+            templates="simple",
+        )
+    )
+    model.tokenizer = tokenizer
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save(model, folder)
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Three pictures and one that is none, last in order."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, colour in (("a.png", "navy"), ("b.jpg", "red"), ("c.webp", "green")):
+        Image.new("RGB", (50, 40), colour).save(folder / name)
+    (folder / "z.png").write_bytes(b"no picture")
+    return folder

@@ -1,0 +1,71 @@
+import pytest
+from PIL import Image, ImageFont
+
+from lascaux.errors import BadInput
+from lascaux.images.sheet import SheetEntry, contact_sheet
+
+
+def card(colour="red", size=(64, 48), bars=(("cat", 0.75), ("dog", 0.25)), **more):
+    return SheetEntry(Image.new("RGB", size, colour), "a.png", bars, **more)
+
+
+def count(page, colour):
+    return sum(n for n, found in page.getcolors(1 << 24) if found == colour)
+
+
+def test_every_picture_is_on_the_sheet_whole():
+    page = contact_sheet([card("#ff0000", (64, 48)), card("#0000ff", (500, 1000))])
+    assert page.mode == "RGB"
+    assert count(page, (255, 0, 0)) == 3 * 64 * 3 * 48
+    assert count(page, (0, 0, 255)) == 124 * 248
+
+
+def test_bars_are_as_long_as_their_scores():
+    def ink(score):
+        return count(contact_sheet([card(bars=(("cat", score),))]), (0xB5, 0x54, 0x2B))
+
+    assert ink(0.0) == 0
+    assert ink(0.9) == pytest.approx(3 * ink(0.3), rel=0.1)
+    assert ink(5.0) == ink(1.0)
+
+
+def test_columns_are_as_asked_and_never_more_than_cards():
+    one, two = (contact_sheet([card()] * 4, columns=n) for n in (1, 2))
+    assert one.height > two.height
+    assert one.width < two.width
+    assert contact_sheet([card()] * 2, columns=9).size == contact_sheet([card()] * 2, 2).size
+
+
+def test_a_picture_that_could_not_be_read_has_a_card_with_its_reason():
+    plain = contact_sheet([SheetEntry(None, "b.png", ())])
+    noted = contact_sheet([SheetEntry(None, "b.png", (), note="truncated")])
+    assert noted.size != plain.size or noted.tobytes() != plain.tobytes()
+
+
+def test_long_titles_stay_on_their_card():
+    page = contact_sheet([card(bars=(("long " * 50, 1.0),), note="note " * 50)])
+    background = page.getpixel((0, 0))
+    right = page.crop((page.width - 36, 0, page.width, page.height))
+    assert right.getcolors(1 << 20) == [(36 * page.height, background)]
+
+
+def test_the_same_cards_give_the_same_sheet():
+    assert contact_sheet([card()] * 3).tobytes() == contact_sheet([card()] * 3).tobytes()
+
+
+def test_what_cannot_be_drawn_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="at least one picture"):
+        contact_sheet([])
+    with pytest.raises(BadInput, match="columns is 0"):
+        contact_sheet([card()], columns=0)
+    (tmp_path / "f.ttf").write_bytes(b"no font")
+    with pytest.raises(BadInput, match="cannot read font"):
+        contact_sheet([card()], font=tmp_path / "f.ttf")
+
+
+def test_the_users_font_is_used(tmp_path):
+    face = ImageFont.load_default(16)
+    (tmp_path / "f.ttf").write_bytes(face.font_bytes)
+    assert contact_sheet([card()], font=tmp_path / "f.ttf").tobytes() == (
+        contact_sheet([card()]).tobytes()
+    )

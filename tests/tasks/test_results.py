@@ -1,0 +1,34 @@
+import json
+
+import pytest
+
+from lascaux.errors import BadInput
+from lascaux.tasks.options import ClassifyOptions
+from lascaux.tasks.results import Classified, Failed, Label, as_json
+
+
+def test_results_have_one_json_form():
+    found = Classified("a.png", (Label("cat", 0.75, 1), Label("dog", 0.25)), "softmax")
+    assert json.loads(json.dumps(as_json(found))) == {
+        "source": "a.png",
+        "labels": [{"name": "cat", "score": 0.75, "index": 1}, {"name": "dog", "score": 0.25}],
+        "scores": "softmax",
+        "none_of_these": False,
+        "answer": "cat",
+    }
+    assert as_json(Failed("b.png", "empty")) == {"source": "b.png", "reason": "empty"}
+
+
+def test_none_of_these_has_no_answer():
+    found = Classified("a.png", (Label("cat", 0.75),), "softmax", none_of_these=True)
+    assert found.answer is None
+    assert as_json(found)["answer"] is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"top": 0}, {"batch_size": 0}, {"name_weight": -1.0}, {"picture_weight": float("nan")}],
+)
+def test_impossible_options_are_refused(wrong):
+    with pytest.raises(BadInput, match=next(iter(wrong))):
+        ClassifyOptions(**wrong)
