@@ -7,7 +7,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c $(VENV)/constraints.txt
 SOURCES := $(wildcard pyproject.toml constraints.txt)
 
 .PHONY: demo test test-all lint docs vocabulary clean
@@ -38,6 +38,9 @@ $(VENV)/bin/python:
 $(VENV)/.ready: $(VENV)/bin/python $(SOURCES)
 	@echo "Setting up $(VENV) (once; a few minutes)"
 	@$(BIN)/python -m pip --disable-pip-version-check -q install $(TORCH)
+	@# Whichever torch was asked for stays: nothing installed later may exchange it.
+	@grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
+	@$(BIN)/python -m pip freeze | grep '^torch==' >> $(VENV)/constraints.txt
 	@$(PIP) -e .
 	@touch $@
 

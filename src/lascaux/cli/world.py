@@ -1,0 +1,62 @@
+"""`lascaux world`: scenes of the emoji world as pictures, with captions, tags and maps."""
+
+import argparse
+from pathlib import Path
+
+from lascaux.cli.flags import WrongUse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """How many scenes, of which split, and where they go."""
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--n", type=int, default=16, metavar="N", help="scenes (default: 16)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of the first scene; then S+1, ..."
+    )
+    parser.add_argument("--size", type=int, default=64, metavar="PX", help="pixels (default: 64)")
+    parser.add_argument("--split", choices=("train", "validation", "test"), default="train")
+    parser.add_argument("--kind", choices=("any", "single", "counted", "related"), default="any")
+    parser.add_argument("--maps", action="store_true", help="also write semantic maps (16-bit PNG)")
+    parser.add_argument("--digits", action="store_true", help="let handwritten digits appear")
+    parser.add_argument("--json", action="store_true", help="print the descriptions as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Draw the scenes; `captions.jsonl` in the folder tells what each one shows."""
+    import json
+    import os
+
+    import numpy as np
+    from PIL import Image
+
+    from lascaux.data.world import caption, draw, draw_map, sample, tags
+
+    if arguments.n < 1 or not 8 <= arguments.size <= 2048:
+        raise WrongUse("--n must be at least 1 and --size between 8 and 2048")
+    if arguments.seed < 0:
+        raise WrongUse("--seed must be 0 or more")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for seed in range(arguments.seed, arguments.seed + arguments.n):
+        rng = np.random.Generator(np.random.PCG64([seed]))
+        scene = sample(rng, arguments.split, arguments.kind, digits=arguments.digits)
+        name = f"{arguments.split}-{seed:06d}.png"
+        draw(scene, arguments.size).save(arguments.out / name)
+        if arguments.maps:
+            shown = Image.fromarray(draw_map(scene, arguments.size))
+            shown.save(arguments.out / name.replace(".png", ".map.png"))
+        described = {
+            "file": name,
+            "seed": seed,
+            "caption": caption(scene, rng),
+            "caption_zh": caption(scene, rng, "zh"),
+            "tags": tags(scene),
+            "background": scene.background,
+            "objects": list(scene.names),
+        }
+        lines.append(json.dumps(described, ensure_ascii=False))
+        print(lines[-1] if arguments.json else f"{name}  {described['caption']}")
+    aside = arguments.out / "captions.jsonl.part"
+    aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    os.replace(aside, arguments.out / "captions.jsonl")
+    return 0
