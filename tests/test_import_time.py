@@ -5,6 +5,7 @@ import resource
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,7 @@ def test_importing_everything_public_writes_nothing(tmp_path):
         "LASCAUX_HOME": str(home / "lascaux"),
         "HF_HOME": str(home / "hf"),
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": str(Path(__file__).parents[1] / "src"),
     }
     code = "import lascaux\nfor name in lascaux.__all__: getattr(lascaux, name)\nprint('done')"
     work = tmp_path / "work"

@@ -1,5 +1,7 @@
 """Writes docs/command-line.md from the live help pages: `python tools/command_line_page.py`."""
 
+import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 from lascaux.cli.main import VERBS, top_parser, verb_parser
@@ -23,9 +25,18 @@ def page() -> str:
     """The whole page as Markdown."""
     parts = [_OPENING, f"```\n$ lascaux --help\n{top_parser().format_help()}```\n"]
     for verb in VERBS:
-        help_page = verb_parser(verb).format_help()
-        parts.append(f"## lascaux {verb}\n\n```\n$ lascaux {verb} --help\n{help_page}```\n")
+        parts.append(f"## lascaux {verb}\n")
+        parts += [f"```\n$ {p.prog} --help\n{p.format_help()}```\n" for p in _with_commands(verb)]
     return "\n".join(parts)
+
+
+def _with_commands(verb: str) -> Iterator[argparse.ArgumentParser]:
+    """The parser of a verb, and those of the commands below it."""
+    parser = verb_parser(verb)
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from action.choices.values()
 
 
 if __name__ == "__main__":

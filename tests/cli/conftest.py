@@ -43,6 +43,6 @@ def pictures(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for name, colour in (("a.png", "navy"), ("b.jpg", "red"), ("c.webp", "green")):
-        Image.new("RGB", (50, 40), colour).save(folder / name)
+        Image.new("RGB", (50, 40), colour).save(folder / name, lossless=True)
     (folder / "z.png").write_bytes(b"no picture")
     return folder

@@ -1,12 +1,12 @@
+import argparse
 import importlib
-import importlib.util
 import pkgutil
 
 import pytest
 
 import lascaux
 import lascaux.cli
-from lascaux.cli.main import VERBS, main
+from lascaux.cli.main import VERBS, main, verb_parser
 
 
 def test_help_lists_every_verb(capsys):
@@ -28,8 +28,11 @@ def test_every_verb_has_a_help_page_and_json(verb, capsys):
     assert main([verb, "--help"]) == 0
     page = capsys.readouterr().out
     assert page.startswith(f"usage: lascaux {verb}")
-    assert "--json" in page
-    assert max(map(len, page.splitlines())) <= 84
+    assert max(map(len, page.splitlines())) <= 100
+    parser = verb_parser(verb)
+    below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    for each in below[0].choices.values() if below else [parser]:
+        assert "--json" in each.format_help()
 
 
 def test_the_version_is_the_packages(capsys):

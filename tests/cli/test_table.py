@@ -28,7 +28,7 @@ def test_bars_grow_by_eighths_and_never_leave_their_room():
 def test_a_ranking_reads_well():
     labels = (Label("fire truck", 0.9, 0), Label("猫", 0.1, 1))
     assert ranking(Classified("a.png", labels, "softmax"), width=50) == (
-        "a.png\n  1  fire truck   90.0%   ██████████████████████▌\n  2  猫           10.0%   ██▌\n"
+        "a.png\n  1  fire truck   90.0%   █████████████████████▋\n  2  猫           10.0%   ██▍\n"
     )
 
 

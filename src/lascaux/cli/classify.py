@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lascaux.cli.flags import WrongUse, add_flags, options_from
 from lascaux.cli.table import ranking
@@ -30,6 +30,23 @@ examples:
   lascaux classify *.png --examples shots/ --save-classes shots.safetensors
   lascaux classify *.png --use-classes shots.safetensors --jsonl --out found.jsonl
 """
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """What results are written to."""
+
+    def write(self, text: str, /) -> Any:
+        """Add text."""
+        ...
+
+    def flush(self) -> None:
+        """Let the text be seen now."""
+        ...
+
+    def isatty(self) -> bool:
+        """Whether a person is looking."""
+        ...
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -213,7 +230,7 @@ def _write(
     results: "Iterable[Classified | Failed]",
     arguments: argparse.Namespace,
     classifier: "Classifier",
-    stream: TextIO,
+    stream: Stream,
 ) -> None:
     from lascaux.tasks.results import as_json
 
@@ -236,7 +253,7 @@ def _write(
             stream.flush()
 
 
-def _write_csv(results: "Iterable[Classified | Failed]", stream: TextIO) -> None:
+def _write_csv(results: "Iterable[Classified | Failed]", stream: Stream) -> None:
     """Columns: source, rank (from 1; 0 where there is no ranking), index, name, score, note."""
     from lascaux.tasks.results import Failed
 
@@ -278,7 +295,7 @@ def _draw(cards: "list[SheetEntry]", path: str, pictures: int) -> None:
 
 
 @contextmanager
-def _opened(path: str | None) -> Iterator[TextIO]:
+def _opened(path: str | None) -> Iterator[Stream]:
     """The terminal, or a file that appears when all is written."""
     if path is None:
         yield sys.stdout
@@ -316,7 +333,7 @@ def _progress() -> Iterator[Any]:
             bar.close()
 
 
-def _takes(stream: TextIO, text: str) -> bool:
+def _takes(stream: Stream, text: str) -> bool:
     """Whether the stream can show a text as it is."""
     try:
         text.encode(getattr(stream, "encoding", None) or "utf-8")
