@@ -3,7 +3,6 @@
 import base64
 import binascii
 import io
-import os
 import re
 import threading
 import urllib.parse
@@ -68,7 +67,7 @@ def read_picture(
     if mode not in ("official", "photo"):
         raise BadInput(f"mode={mode!r}; expected 'official' or 'photo'")
     try:
-        with _quiet_pillow():
+        with quiet_pillow():
             image = _opened(source, max_pixels, max_bytes)
             if mode == "photo":
                 return _as_seen(image)
@@ -92,8 +91,8 @@ def _opened(source: Source, max_pixels: int, max_bytes: int) -> Image.Image:
     if isinstance(source, bytes | bytearray | memoryview):
         return _decoded(bytes(source), max_pixels, max_bytes)
     raise BadPicture(
-        f"a {type(source).__name__} is no picture; expected a path, a data URI, bytes, a PIL image, "
-        "a numpy array or a tensor"
+        f"a {type(source).__name__} is no picture; expected a path, a data URI, bytes, a PIL "
+        "image, a numpy array or a tensor"
     )
 
 
@@ -104,8 +103,8 @@ def _contents(source: str | Path, max_bytes: int) -> bytes:
             return _of_data_uri(text, max_bytes)
         if _SCHEME.match(text):
             raise BadPicture(
-                f"{_shown(text)} is an address; pictures are read from files and never fetched from "
-                "a network: download it first"
+                f"{_shown(text)} is an address; pictures are read from files and never fetched "
+                "from a network: download it first"
             )
     path = Path(source)
     try:
@@ -246,6 +245,8 @@ def _as_seen(image: Image.Image) -> Image.Image:
     upright = _UPRIGHT.get(_orientation(image))
     try:
         seen = _as_rgb(image)
+    except BadPicture:
+        raise
     except (ValueError, OSError) as error:
         raise BadPicture(
             f"its colours are {image.mode}, which cannot be shown as RGB; convert it to RGB first"
@@ -354,7 +355,8 @@ _QUIET = _Quiet()
 
 
 @contextmanager
-def _quiet_pillow() -> Iterator[None]:
+def quiet_pillow() -> Iterator[None]:
+    """Nothing that Pillow would warn of reaches the caller within."""
     _QUIET.enter()
     try:
         yield

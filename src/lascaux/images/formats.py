@@ -59,11 +59,16 @@ ADVICE = {
     "zip": "unpack it first",
     "gzip": "unpack it first",
     "web page (HTML)": "save the picture itself, not the page around it",
-} | dict.fromkeys(
-    ("AVIF", "Photoshop", "icon (ICO)", "JPEG 2000", "JPEG XL", "OpenEXR", "QOI", "raw (CR2)")
-    + ("raw (CR3)",),
-    _CONVERT,
-)
+    "AVIF": _CONVERT,
+    "JPEG 2000": _CONVERT,
+    "JPEG XL": _CONVERT,
+    "OpenEXR": _CONVERT,
+    "Photoshop": _CONVERT,
+    "QOI": _CONVERT,
+    "icon (ICO)": _CONVERT,
+    "raw (CR2)": _CONVERT,
+    "raw (CR3)": _CONVERT,
+}
 
 
 def kind_of(data: bytes) -> str | None:
@@ -173,35 +178,35 @@ def _tiff(data: bytes) -> bool:
     end = first + (8 + 20 * entries if big else 2 + 12 * entries)
     if end > len(data):
         return True
-    values = {
-        tag: _tiff_values(data, first + (8 if big else 2) + i * (20 if big else 12), order, big)
-        for i, tag in enumerate(_tiff_tags(data, first, entries, order, big))
-        if tag in (273, 279, 324, 325)  # offsets and sizes of strips, of tiles
-    }
-    for offsets, sizes in ((273, 279), (324, 325)):
+    start, step = (first + 8, 20) if big else (first + 2, 12)
+    values: dict[int, tuple[int, ...]] = {}
+    for at in range(start, start + entries * step, step):
+        tag = struct.unpack_from(order + "H", data, at)[0]
+        if tag in _TIFF_TAGS:
+            values[tag] = _tiff_values(data, at, order, big)
+    for offsets, sizes in ((273, 279), (324, 325)):  # of strips, of tiles
         pairs = zip(values.get(offsets, ()), values.get(sizes, ()), strict=False)
         if any(offset + size > len(data) for offset, size in pairs):
             return True
     return False
 
 
-def _tiff_tags(data: bytes, first: int, entries: int, order: str, big: bool) -> list[int]:
-    start, step = (first + 8, 20) if big else (first + 2, 12)
-    return [struct.unpack_from(order + "H", data, start + i * step)[0] for i in range(entries)]
+# What decoding needs: size, bits, compression, colours, strips, resolution, palette, tiles, tables.
+_TIFF_TAGS = {*range(256, 260), 262, *range(273, 285), 317, 320, *range(322, 326), 338, 339, 347}
+_TIFF_KINDS = {1: "B", 2: "B", 3: "H", 4: "I", 5: "Q", 7: "B", 10: "Q", 16: "Q"}
 
 
 def _tiff_values(data: bytes, at: int, order: str, big: bool) -> tuple[int, ...]:
     kind, count = struct.unpack_from(order + ("HQ" if big else "HI"), data, at + 2)
-    code = {3: "H", 4: "I", 16: "Q"}.get(kind)
-    if code is None:
+    if kind not in _TIFF_KINDS:
         return ()
-    layout = f"{order}{count}{code}"
+    length = count * struct.calcsize(order + _TIFF_KINDS[kind])
     at, inline = (at + 12, 8) if big else (at + 8, 4)
-    if count * struct.calcsize(code) > inline:
+    if length > inline:
         at = struct.unpack_from(order + ("Q" if big else "I"), data, at)[0]
-        if at + count * struct.calcsize(order + code) > len(data):
+        if at + length > len(data):
             raise IndexError
-    return struct.unpack_from(layout, data, at)
+    return struct.unpack_from(f"{order}{count}{_TIFF_KINDS[kind]}", data, at)
 
 
 def _bmp(data: bytes) -> bool:

@@ -3,8 +3,6 @@
 import numpy as np
 from PIL import Image
 
-_SCALE = np.float32(2048)  # OpenCV keeps kernel weights as integers of 11 fractional bits
-
 
 def resize_bicubic(
     picture: Image.Image,
@@ -14,7 +12,11 @@ def resize_bicubic(
     """An RGB picture at another size (width, height), as `cv2.resize(..., INTER_CUBIC)` gives it.
 
     Keys's kernel with a = -0.75 over four neighbours, whatever the factor: a large reduction is not
-    smoothed, so that fine detail aliases. Edges are repeated.
+    smoothed, so that fine detail aliases. Edges are repeated, and values are rounded once.
+
+    These are the values of OpenCV's wheels for x86-64, but for some thirty in a million that lie on
+    a rounding boundary. Builds without Intel's library keep weights in 11 bits; they differ from
+    those wheels, and from this, by 1 in about 4% of the values.
 
     Args:
         picture: mode RGB.
@@ -23,32 +25,29 @@ def resize_bicubic(
     """
     pixels = np.asarray(picture)
     left, top, right, bottom = part or (0, 0, *size)
-    columns, across = _taps(picture.width, size[0], left, right)
     rows, down = _taps(picture.height, size[1], top, bottom)
-    used, places = np.unique(rows, return_inverse=True)
-    source = pixels[used]
-    wide = np.zeros((len(used), right - left, pixels.shape[2]), np.int32)
+    columns, across = _taps(picture.width, size[0], left, right)
+    tall = np.zeros((bottom - top, picture.width, 3), np.float32)
     for tap in range(4):
-        wide += source[:, columns[:, tap]].astype(np.int32) * across[None, :, tap, None]
-    places = places.reshape(rows.shape)
-    # OpenCV adds up the four rows in float32, last row first.
-    down = down.astype(np.float32) * np.float32(1 / 2048**2)
-    total = np.zeros((bottom - top, right - left, pixels.shape[2]), np.float32)
-    for tap in (3, 2, 1, 0):
-        total += wide[places[:, tap]].astype(np.float32) * down[:, tap, None, None]
-    return Image.fromarray(np.rint(total).clip(0, 255).astype(np.uint8))
+        tall += pixels[rows[:, tap]] * down[:, tap, None, None]
+    whole = np.zeros((bottom - top, right - left, 3), np.float32)
+    for tap in range(4):
+        whole += tall[:, columns[:, tap]] * across[:, tap, None]
+    return Image.fromarray(np.rint(whole).clip(0, 255).astype(np.uint8))
 
 
 def _taps(before: int, after: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    """For new pixels start to stop along one side: four old indices, four weights times 2048."""
-    at = ((np.arange(start, stop) + 0.5) * (before / after) - 0.5).astype(np.float32)
+    """For new pixels start to stop along one side: four old indices, and their weights."""
+    at = (np.arange(start, stop) + 0.5) * (before / after) - 0.5
     first = np.floor(at)
-    x = at - first
-    one, a = np.float32(1), np.float32(-0.75)
-    weights = np.empty((stop - start, 4), np.float32)
-    weights[:, 0] = ((a * (x + one) - 5 * a) * (x + one) + 8 * a) * (x + one) - 4 * a
-    weights[:, 1] = ((a + 2) * x - (a + 3)) * x * x + one
-    weights[:, 2] = ((a + 2) * (one - x) - (a + 3)) * (one - x) * (one - x) + one
-    weights[:, 3] = one - weights[:, 0] - weights[:, 1] - weights[:, 2]
+    weights = [_kernel(at - first - step) for step in (-1, 0, 1, 2)]
     indices = first.astype(np.int64)[:, None] + np.arange(-1, 3)
-    return indices.clip(0, before - 1), np.rint(weights * _SCALE).astype(np.int32)
+    return indices.clip(0, before - 1), np.stack(weights, axis=1).astype(np.float32)
+
+
+def _kernel(distance: np.ndarray) -> np.ndarray:
+    """Keys 1981, Eq. 15, with a = -0.75."""
+    a, d = -0.75, np.abs(distance)
+    near = ((a + 2) * d - (a + 3)) * d * d + 1
+    far = a * (((d - 5) * d + 8) * d - 4)
+    return np.where(d <= 1, near, np.where(d < 2, far, 0))

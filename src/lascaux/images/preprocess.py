@@ -1,7 +1,7 @@
 """From a picture to the square tensor that a model takes: resize, crop, and apart, normalise.
 
 What was published is reproduced to the byte: OpenAI's CLIP resizes by Pillow's antialiased bicubic
-(a = -0.5) in the picture's own mode and turns to RGB last (openai/CLIP, clip/clip.py, `_transform`).
+(a = -0.5) in the picture's own mode and turns to RGB last (openai/CLIP, clip/clip.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from lascaux.errors import BadInput, BadPicture, Unsupported
-from lascaux.images.decode import Reading, Source, read_picture
+from lascaux.images.decode import Reading, Source, quiet_pillow, read_picture
 from lascaux.images.opencv import resize_bicubic
 
 Resize = Literal["crop", "squash", "pad"]
@@ -26,8 +26,10 @@ CLIP_MEAN: Colour = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Colour = (0.26862954, 0.26130258, 0.27577711)
 
 _PILLOW = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-# A thin picture grows enormous before its middle is cut out; beyond this only the middle is made.
+# A thin picture grows enormous before its middle is cut out; beyond these pixels only the middle is
+# made. By nearest neighbour the middle alone could differ, so that the limit is the memory's.
 _LARGEST_WHOLE = 1 << 24
+_LARGEST_NEAREST = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +133,7 @@ def _of_hub(fields: Mapping[str, Any]) -> Preprocessing:
             raise Unsupported(f"{name} = {fields[name]!r}; supported is true")
     if abs(fields.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-6:
         raise Unsupported(f"rescale_factor = {fields['rescale_factor']!r}; supported is 1/255")
-    filters = {2: "bilinear", 3: "bicubic"}
+    filters: dict[int, Filter] = {2: "bilinear", 3: "bicubic"}
     if fields.get("resample", 3) not in filters:
         raise Unsupported(f"resample = {fields['resample']!r}; supported are 2 and 3")
     if "size" not in fields:
@@ -162,15 +164,16 @@ def _of_open_clip(fields: Mapping[str, Any]) -> Preprocessing:
             raise Unsupported(f"entry {name!r} = {value!r} of preprocess_cfg is not known")
     if fields.get("mode", "RGB") != "RGB":
         raise Unsupported(f"mode = {fields['mode']!r}; supported is RGB")
-    resizes = {"shortest": "crop", "squash": "squash", "longest": "pad"}
+    resizes: dict[str, Resize] = {"shortest": "crop", "squash": "squash", "longest": "pad"}
     resize = resizes.get(fields.get("resize_mode") or "shortest")
     if resize is None:
         raise Unsupported(
             f"resize_mode = {fields['resize_mode']!r}; supported are {', '.join(resizes)}"
         )
+    filters: dict[str, Filter] = {"bicubic": "bicubic", "bilinear": "bilinear"}
     interpolation = fields.get("interpolation") or "bicubic"
-    if interpolation not in _PILLOW:
-        raise Unsupported(f"interpolation = {interpolation!r}; supported are {', '.join(_PILLOW)}")
+    if interpolation not in filters:
+        raise Unsupported(f"interpolation = {interpolation!r}; supported are {', '.join(filters)}")
     if not fields.get("size"):
         raise BadInput("no `size` in the preprocessing; expected the model's side in pixels")
     mean = _colour(fields.get("mean") or CLIP_MEAN)
@@ -184,14 +187,14 @@ def _of_open_clip(fields: Mapping[str, Any]) -> Preprocessing:
     return Preprocessing(
         size=_square(fields["size"]),
         resize=resize,
-        filter=interpolation,
+        filter=filters[interpolation],
         mean=mean,
         std=_colour(fields.get("std") or CLIP_STD),
     )
 
 
 def _square(size: Any) -> int:
-    """The one number in 224, [224, 224], {"shortest_edge": 224} or {"height": ..., "width": ...}."""
+    """The one number in 224, [224, 224], {"shortest_edge": 224} or height and width."""
     if isinstance(size, Mapping):
         values = [v for k, v in size.items() if k in ("shortest_edge", "height", "width")]
         if len(values) != len(size):
@@ -213,21 +216,25 @@ def to_square(picture: Image.Image, how: Preprocessing) -> Image.Image:
     """The picture as RGB of `how.size` x `how.size` pixels, to the byte as published.
 
     In "official" reading a picture is resized in its own mode and turned to RGB last: palettes and
-    1-bit pictures by nearest neighbour, transparency dropped, 16-bit values clipped. OpenCV's filter
-    knows RGB alone, so that it comes after the turn.
+    1-bit pictures by nearest neighbour, transparency dropped, 16-bit values clipped. OpenCV's
+    filter knows RGB alone, so that it comes after the turn.
 
     Raises:
         BadPicture: it cannot be turned to RGB.
     """
-    picture = read_picture(picture, mode=how.reading)
+    return _squared(read_picture(picture, mode=how.reading), how)
+
+
+def _squared(picture: Image.Image, how: Preprocessing) -> Image.Image:
     try:
-        if how.filter == "opencv-bicubic":
-            picture = picture.convert("RGB")
-        resized = {"crop": _crop, "squash": _squash, "pad": _pad}[how.resize](picture, how)
-        return resized.convert("RGB")
+        with quiet_pillow():
+            if how.filter == "opencv-bicubic":
+                picture = picture.convert("RGB")
+            resized = {"crop": _crop, "squash": _squash, "pad": _pad}[how.resize](picture, how)
+            return resized.convert("RGB")
     except (ValueError, OSError) as error:  # Pillow's answer to a mode it cannot resize or convert
         raise BadPicture(
-            f"a picture of mode {picture.mode} cannot be prepared ({error}); convert it to RGB first"
+            f"a picture of mode {picture.mode} cannot be prepared ({error}); convert it to RGB"
         ) from error
 
 
@@ -242,7 +249,7 @@ def pixels(
     failures: list[tuple[int, BadPicture]] = []
     for index, source in enumerate(pictures):
         try:
-            square = to_square(read_picture(source, mode=how.reading), how)
+            square = _squared(read_picture(source, mode=how.reading), how)
         except BadPicture as error:
             failures.append((index, error))
             continue
@@ -275,7 +282,7 @@ def _crop(picture: Image.Image, how: Preprocessing) -> Image.Image:
     upright = width <= height
     size = (n, longer) if upright else (longer, n)
     left, top = (0, offset) if upright else (offset, 0)
-    if n * longer > _LARGEST_WHOLE:
+    if n * longer > (_LARGEST_NEAREST if picture.mode in ("1", "P") else _LARGEST_WHOLE):
         return _resized_part(picture, size, (left, top), how)
     return _resized(picture, size, how).crop((left, top, left + n, top + n))
 
