@@ -139,8 +139,10 @@ def check_towers(case: Case, folder: Path) -> None:
         "logits_per_text": lambda: model(x, ids).T,
     }
     case.check({name: answers[name]() for name in case.outputs})
-    if "texts" in case.config and ids is not None and VOCABULARY.is_file():
-        encode = tokenizer(case.config["constructor"]["context_length"])
+    told = case.config["constructor"]
+    published = "texts" in case.config and told["vocab_size"] == 49408
+    if published and ids is not None and VOCABULARY.is_file():
+        encode = tokenizer(told["context_length"])
         assert torch.equal(encode(case.config["texts"]), ids.long())
 
 
@@ -191,11 +193,14 @@ def check_preprocessing(case: Case, folder: Path) -> None:
         whole = normalise(rgb.float()[None] / 255, how.mean, how.std)[0]
         answers[name] = whole[:, ::step, ::step]
         answers[f"{name}.rgb"] = rgb[:, ::step, ::step]
-        recorded = config["images"][name]
-        assert whole.mean().item() == pytest.approx(recorded["mean"], abs=1e-4), name
-        assert whole.std().item() == pytest.approx(recorded["std"], abs=1e-4), name
-        assert torch.equal(answers[f"{name}.rgb"], case.outputs[f"{name}.rgb"]), name
-    case.check(answers)
+        recorded = config.get("images", {}).get(name, {})
+        for measure in ("mean", "std"):
+            if measure in recorded:
+                own = getattr(whole, measure)().item()
+                assert own == pytest.approx(recorded[measure], abs=1e-4), f"{name}, {measure}"
+        if f"{name}.rgb" in case.outputs:
+            assert torch.equal(answers[f"{name}.rgb"], case.outputs[f"{name}.rgb"]), name
+    case.check({name: answers[name] for name in case.outputs})
 
 
 @torch.no_grad()
@@ -217,7 +222,7 @@ def check_zeroshot(case: Case, folder: Path) -> None:
 
 
 def checker(case: Case) -> Callable[[Case, Path], None]:
-    model, config = case.manifest["model"], case.config
+    model, config = case.manifest["model"], case.manifest.get("config", {})
     if model == "clip" and "constructor" in config:
         return check_towers
     if model == "clip" and "n_px" in config:
@@ -230,6 +235,7 @@ def checker(case: Case) -> Callable[[Case, Path], None]:
 
 
 @pytest.mark.filterwarnings("ignore::lascaux.text.clip_bpe.TextCutWarning")
+@pytest.mark.filterwarnings("ignore:more than one class is named")
 def test_the_answer_is_the_official_one(folder: Path, tmp_path: Path) -> None:
     case = read_case(folder)
     checker(case)(case, tmp_path)

@@ -11,15 +11,19 @@ from torch import Tensor, nn
 from lascaux.errors import (
     BadInput,
     BrokenFile,
+    DownloadFailed,
     LascauxError,
     UnknownModel,
     Unsupported,
     WrongKeys,
 )
-from lascaux.models.clip import Clip, ClipConfig
+from lascaux.models.clip import VARIANTS, Clip, ClipConfig
 from lascaux.text.clip_bpe import ClipTokenizer
+from lascaux.weights import load as loading
+from lascaux.weights.catalogue import Entry
+from lascaux.weights.download import Fetched
 from lascaux.weights.keymap import translate_back
-from lascaux.weights.load import build, load
+from lascaux.weights.load import build, find, load
 from lascaux.weights.maps.clip import LAYOUTS
 
 VIT = ClipConfig(
@@ -360,3 +364,48 @@ def test_building_draws_nothing_and_only_here():
     drawn = nn.Linear(4, 4).weight
     torch.manual_seed(2)
     assert not torch.equal(nn.Linear(4, 4).weight, drawn)
+
+
+def test_names_of_the_catalogue_and_the_hub_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[str] = []
+    huggingface(tmp_path / "hub", clip(MANY_HEADS))
+    trained = ClipTokenizer.train(["a photo of a cat"], 520)
+    trained.save(tmp_path / "vocabulary.json")
+    torch.save(published(clip()), tmp_path / "ViT-B-32.pt")
+
+    def fetch_hub(name: str, **more: object) -> Path:
+        asked.append(f"{name} at {more['revision']}")
+        return tmp_path / "hub"
+
+    def fetch_entry(entry: Entry, **more: object) -> Fetched:
+        asked.append(entry.name)
+        return Fetched(tmp_path / "ViT-B-32.pt", tmp_path / "vocabulary.json")
+
+    monkeypatch.setattr(loading, "fetch_hub", fetch_hub)
+    monkeypatch.setattr(loading, "fetch_entry", fetch_entry)
+    assert_same(load("somebody/clip", revision="v2"), clip(MANY_HEADS))
+    source = find("vit-b/32")
+    assert asked == ["somebody/clip at v2", "ViT-B/32"]
+    assert source.config == VARIANTS["ViT-B/32"]
+    assert source.vocabulary == tmp_path / "vocabulary.json"
+    with pytest.raises(UnknownModel, match="nearest: ViT-B/32"):
+        load("ViT-B-33")
+
+
+def test_a_misspelt_name_that_looks_like_a_hub_id_is_told_the_nearest(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def fetch_hub(name: str, **more: object) -> Path:
+        raise DownloadFailed("no network")
+
+    monkeypatch.setattr(loading, "fetch_hub", fetch_hub)
+    with pytest.raises(DownloadFailed, match=r"nearest: ViT-B/32.*As a hub id: no network"):
+        load("ViT-B/33")
+
+
+def test_a_folder_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    huggingface(tmp_path / "ochre-clip", clip(MANY_HEADS))
+    assert_same(load("ochre-clip"), clip(MANY_HEADS))

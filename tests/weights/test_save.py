@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lascaux.errors import BadInput
+from lascaux.errors import BadInput, WrongKeys
 from lascaux.models.clip import Clip, ClipConfig
+from lascaux.models.judge import Judge, JudgeConfig
 from lascaux.text.clip_bpe import ClipTokenizer
 from lascaux.weights import save as saving
 from lascaux.weights.load import load
@@ -130,3 +131,20 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_an_empty_folder_is_filled(tmp_path: Path):
     assert load(save(clip(), tmp_path)).config == CONFIG
+
+
+def test_what_is_no_model_of_this_library_is_refused(tmp_path: Path):
+    with pytest.raises(BadInput, match="cannot save a Linear"):
+        save(torch.nn.Linear(2, 2), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_judge_comes_back(tmp_path: Path):
+    judge = Judge(JudgeConfig(objects=5, backgrounds=3, widths=(4, 4, 4, 4, 4))).eval()
+    loaded = load(save(judge, tmp_path / "judge"))
+    assert isinstance(loaded, Judge)
+    assert loaded.config == judge.config
+    assert all(torch.equal(t, loaded.state_dict()[n]) for n, t in judge.state_dict().items())
+    torch.save({"hidden.weight": torch.zeros(1)}, tmp_path / "judge" / "model.safetensors")
+    with pytest.raises(WrongKeys, match=r"missing: .*judge|judge: .*missing"):
+        load(tmp_path / "judge")

@@ -6,10 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lascaux.errors import BrokenFile, UnknownModel, Unsupported
+from lascaux.errors import BadInput, BrokenFile, UnknownModel, Unsupported
 from lascaux.images.preprocess import Preprocessing
-from lascaux.models.clip import ClipConfig
+from lascaux.models.clip import Clip, ClipConfig
+from lascaux.models.judge import Judge, JudgeConfig
 from lascaux.weights.maps.clip_config import config_from_huggingface, config_from_openclip
+
+# What the config.json of our folders calls a model -> its class and its config's.
+MODELS = {"clip": (Clip, ClipConfig), "judge": (Judge, JudgeConfig)}
 
 LIBRARY = "lascaux"  # library_name in the config.json of folders that we save
 WEIGHTS = "model.safetensors"
@@ -35,7 +39,8 @@ class Source:
 
     label: str  # what messages call it
     weights: tuple[Path, ...]  # several where they are sharded
-    config: ClipConfig | None = None  # None: the shapes of the weights must tell
+    model: str = "clip"  # a key of MODELS
+    config: ClipConfig | JudgeConfig | None = None  # None: the shapes of the weights must tell
     vocabulary: Path | None = None  # file or folder of the tokenizer
 
 
@@ -79,35 +84,36 @@ def _with_config(folder: Path) -> Source | None:
     published = _json(folder / "config.json")
     kind = published.get("model_type")
     if published.get("library_name") == LIBRARY:
-        return Source(
-            str(folder),
-            _weights(folder, (WEIGHTS,)),
-            _own_config(published, folder),
-            _vocabulary(folder),
-        )
+        return _own(published, folder)
     openclip = _json(folder / "open_clip_config.json")
     if kind == "clip" and (not openclip or _any(folder, _HUGGINGFACE_WEIGHTS)):
         config = config_from_huggingface(published, source=str(folder / "config.json"))
         config = _prepared(config, _json(folder / "preprocessor_config.json"), folder)
-        return Source(
-            str(folder), _weights(folder, _HUGGINGFACE_WEIGHTS), config, _vocabulary(folder)
-        )
+        weights = _weights(folder, _HUGGINGFACE_WEIGHTS)
+        return Source(str(folder), weights, "clip", config, _vocabulary(folder))
     if openclip:
         config = config_from_openclip(openclip, source=str(folder / "open_clip_config.json"))
         config = _prepared(config, openclip.get("preprocess_cfg", {}), folder)
-        return Source(str(folder), _weights(folder, _OPENCLIP_WEIGHTS), config, _vocabulary(folder))
+        weights = _weights(folder, _OPENCLIP_WEIGHTS)
+        return Source(str(folder), weights, "clip", config, _vocabulary(folder))
     if kind is not None:
         raise Unsupported(f"{folder} holds a {kind!r} model; supported is a CLIPModel ('clip')")
     return None
 
 
-def _own_config(published: Mapping[str, Any], folder: Path) -> ClipConfig:
-    if published.get("model") != "clip":
+def _own(published: Mapping[str, Any], folder: Path) -> Source:
+    model = published.get("model")
+    if model not in MODELS:
         raise Unsupported(
-            f"{folder} holds a {published.get('model')!r}, which this version of Lascaux does not "
-            "have; a later one may"
+            f"{folder} holds a model {model!r}; this version has {', '.join(MODELS)}, a later one "
+            "may have it"
         )
-    return ClipConfig.from_json(published.get("config", {}))
+    try:
+        config = MODELS[model][1].from_json(published.get("config", {}))
+    except (BadInput, KeyError, TypeError) as error:
+        raise BrokenFile(f"{folder / 'config.json'}: {error}") from error
+    weights = _weights(folder, (WEIGHTS,))
+    return Source(str(folder), weights, model, config, _vocabulary(folder))
 
 
 def _prepared(config: ClipConfig, published: Mapping[str, Any], folder: Path) -> ClipConfig:

@@ -1,5 +1,6 @@
 """Models by name, folder or file: found, read, checked and built without initialisation."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lascaux.errors import BadInput, UnknownModel, Unsupported, WrongKeys
-from lascaux.models.clip import Activation, Clip, ClipConfig
+from lascaux.errors import BadInput, DownloadFailed, UnknownModel, Unsupported, WrongKeys
+from lascaux.models.clip import VARIANTS, Activation, ClipConfig
 from lascaux.text.clip_bpe import ClipTokenizer
-from lascaux.weights.folder import Source, find_source
-from lascaux.weights.keymap import require_shapes, translate, without_prefix
+from lascaux.weights import catalogue
+from lascaux.weights.download import fetch_entry, fetch_hub
+from lascaux.weights.folder import MODELS, Source, find_source
+from lascaux.weights.keymap import Rule, require_shapes, translate, without_prefix
 from lascaux.weights.maps.clip import (
     WRAPPERS,
     config_from_tensors,
@@ -21,6 +24,9 @@ from lascaux.weights.maps.clip import (
     recognise,
 )
 from lascaux.weights.reading import read_tensors
+from lascaux.weights.save import save
+
+__all__ = ["DTYPES", "assemble", "build", "find", "load", "save"]
 
 DTYPES = {
     "float32": torch.float32,
@@ -28,6 +34,8 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name
 
 Built = TypeVar("Built", bound=nn.Module)
 
@@ -42,8 +50,10 @@ def load(
     activation: Activation | None = None,
     config: ClipConfig | None = None,
     tokenizer: str | Path | None = None,
-) -> Clip:
+) -> Any:
     """A model with its weights, in `eval()` mode, and with its tokenizer where it has one.
+
+    Its type depends on what the name stands for: a `Clip`, or a `Judge` of the emoji world.
 
     Args:
         name: a folder or file, else a name or alias of the catalogue (`ViT-B/32`, `ochre-clip`),
@@ -93,34 +103,52 @@ def assemble(
     device: torch.device,
     dtype: torch.dtype,
     activation: Activation | None = None,
-) -> Clip:
+) -> Any:
     """The model of which the parts were found; arguments as `load` takes them."""
+    state = _read(source)
+    rules: tuple[Rule, ...] = ()
+    config = source.config
+    if source.model == "clip":
+        state, rules, config = _as_clip(state, source, activation)
+    kind, _ = MODELS[source.model]
+    model = build(lambda: kind(config))
+    require_shapes(state, model.state_dict(), rules, source=source.label)
+    for key in list(state):
+        state[key] = _placed(state[key], device, dtype)
+    model.load_state_dict(state, strict=True, assign=True)
+    model.to(device)
+    if isinstance(config, ClipConfig) and source.vocabulary is not None:
+        model.tokenizer = _tokenizer(source.vocabulary, config)
+    return model.eval()
+
+
+def _read(source: Source) -> dict[str, Tensor]:
+    """The tensors of all files, under the names they have there."""
     state: dict[str, Tensor] = {}
     for file in source.weights:
         shard = read_tensors(file).tensors
         if twice := state.keys() & shard.keys():
             raise WrongKeys(f"{file}: {min(twice)!r} is in another shard already")
         state.update(shard)
+    return state
+
+
+def _as_clip(
+    state: dict[str, Tensor], source: Source, activation: Activation | None
+) -> tuple[dict[str, Tensor], tuple[Rule, ...], ClipConfig]:
+    """The tensors under our names, the rules that gave them, and the config."""
     state = without_prefix(state, WRAPPERS)
     layout = recognise(state.keys(), source=source.label)
     known = activation or implied_activation(state, layout)
-    rules = layout.rules
-    if rules:
-        state = translate(state, rules, source=source.label)
-    config = source.config
-    if config is None:
+    if layout.rules:
+        state = translate(state, layout.rules, source=source.label)
+    if not isinstance(source.config, ClipConfig):
         config = config_from_tensors(state, activation=known, source=source.label)
     elif activation is not None:
-        config = replace(config, activation=activation)
-    model = build(lambda: Clip(config))
-    require_shapes(state, model.state_dict(), rules, source=source.label)
-    for key in list(state):
-        state[key] = _placed(state[key], device, dtype)
-    model.load_state_dict(state, strict=True, assign=True)
-    model.to(device)
-    if source.vocabulary is not None:
-        model.tokenizer = _tokenizer(source.vocabulary, config)
-    return model.eval()
+        config = replace(source.config, activation=activation)
+    else:
+        config = source.config
+    return state, layout.rules, config
 
 
 def build(make: Callable[[], Built]) -> Built:
@@ -192,4 +220,18 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 def _by_name(name: str, revision: str | None, offline: bool | None) -> Source:
-    raise UnknownModel(f"no model named {name!r}")
+    try:
+        entry = catalogue.find(name)
+    except UnknownModel as unknown:
+        if not _HUB_ID.fullmatch(name):
+            raise
+        try:
+            return find_source(fetch_hub(name, revision=revision, offline=offline))
+        except (UnknownModel, DownloadFailed) as error:
+            # A misspelt ViT-B/32 looks like a hub id.
+            raise type(error)(f"{unknown}. As a hub id: {error}") from error
+    fetched = fetch_entry(entry, revision=revision, offline=offline)
+    source = find_source(fetched.weights)
+    if source.config is None and entry.variant is not None:
+        source = replace(source, config=VARIANTS[entry.variant])
+    return replace(source, vocabulary=fetched.vocabulary or source.vocabulary)

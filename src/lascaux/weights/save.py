@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lascaux import __version__
 from lascaux.errors import BadInput
 from lascaux.models.clip import Clip
-from lascaux.weights.folder import LIBRARY, WEIGHTS
+from lascaux.models.judge import Judge
+from lascaux.weights.folder import LIBRARY, MODELS, WEIGHTS
 
 _FILES = frozenset(
     {
@@ -31,44 +32,48 @@ _FILES = frozenset(
 _CARD = """\
 ---
 library_name: lascaux
-pipeline_tag: zero-shot-image-classification
 tags:
-- clip
+- {model}
 ---
 
 # {name}
 
-A CLIP: pictures and sentences in one space of {embed_width} dimensions. It takes pictures of
-{image_size} x {image_size} pixels and texts of up to {context_length} tokens; its image tower is a
-{tower}.
+{summary}
 
 ```python
 import lascaux
 
 model = lascaux.load("path/to/{name}")
-classifier = lascaux.Classifier(["cat", "dog", "fire truck"], model)
 ```
 """
 
 
 def save(
-    model: Clip, folder: str | Path, *, dtype: torch.dtype | None = None, card: str | None = None
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    card: str | None = None,
 ) -> Path:
     """Write a model as config, weights, tokenizer, preprocessing and card; gives the folder.
 
     The folder appears whole or not at all. One that `save` wrote before is replaced.
 
     Args:
-        model: with its tokenizer, if it has one.
+        model: a model of this library, with its tokenizer if it has one.
         folder: to write; its parents are made.
         dtype: of the matrices in the file, to make it smaller; scales, shifts and statistics keep
             theirs, as in OpenAI's files. None: everything as it is.
         card: Markdown of README.md, instead of a plain one.
 
     Raises:
-        BadInput: the folder holds files of another origin, or cannot be written.
+        BadInput: it is no model of this library, or the folder holds files of another origin or
+            cannot be written.
     """
     folder = Path(folder).expanduser().resolve()
+    if not isinstance(model, Clip | Judge):
+        raise BadInput(f"cannot save a {type(model).__name__}; only models of this library")
+    name = next(name for name, (kind, _) in MODELS.items() if type(model) is kind)
     state = {key: _stored(tensor, dtype) for key, tensor in model.state_dict().items()}
     with _written_aside(folder) as aside:
         save_file(state, aside / WEIGHTS, metadata={"format": "pt"})
@@ -77,14 +82,18 @@ def save(
             {
                 "library_name": LIBRARY,
                 "lascaux_version": __version__,
-                "model": "clip",
+                "model": name,
                 "config": model.config.to_json(),
             },
         )
-        _write_json(aside / "preprocessor_config.json", model.config.preprocessing.to_json())
-        if model.tokenizer is not None:
-            model.tokenizer.save(aside / "tokenizer.json")
-        (aside / "README.md").write_text(card or _card(model, folder.name), encoding="utf-8")
+        if isinstance(model, Clip):
+            how = model.config.preprocessing.to_json()
+            _write_json(aside / "preprocessor_config.json", how)
+            if model.tokenizer is not None:
+                model.tokenizer.save(aside / "tokenizer.json")
+        summary = (type(model).__doc__ or "").partition("\n")[0]
+        plain = _CARD.format(name=folder.name, model=name, summary=summary)
+        (aside / "README.md").write_text(card or plain, encoding="utf-8")
     return folder
 
 
@@ -92,17 +101,6 @@ def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     if dtype is not None and tensor.is_floating_point() and tensor.ndim > 1:
         tensor = tensor.to(dtype)
     return tensor.detach().cpu().contiguous()
-
-
-def _card(model: Clip, name: str) -> str:
-    config = model.config
-    return _CARD.format(
-        name=name,
-        embed_width=config.embed_width,
-        image_size=config.image_size,
-        context_length=config.context_length,
-        tower="ResNet" if config.convolutional else f"ViT with {config.patch_size} px patches",
-    )
 
 
 def _write_json(path: Path, content: object) -> None:
