@@ -133,6 +133,12 @@ def test_tensors_of_one_storage_share_memory_when_read(tmp_path, how):
     assert read["tail"][1] == 70.0
 
 
+@pytest.mark.parametrize("form", ["safetensors", "zip", "legacy", "torchscript", "pickle"])
+def test_read_tensors_are_aligned_as_torch_allocates_them(tmp_path, form):
+    read = read_tensors(make(form, tmp_path)).tensors
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in read.values())
+
+
 def test_writing_to_a_read_tensor_leaves_the_file_alone(tmp_path):
     path = saved(tmp_path, {"w": torch.zeros(4)})
     before = sha256_of(path)

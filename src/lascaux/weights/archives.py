@@ -23,6 +23,9 @@ from lascaux.weights.inert import Placeholder, Refused, StorageRef, TensorRecord
 from lascaux.weights.pickles import Interpreter
 from lascaux.weights.rebuild import storage_dtype
 
+# Bytes, as torch allocates. Kernels round differently on memory that is not aligned, so one model
+# read from two kinds of files would differ in the last bit.
+ALIGNMENT = 64
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _LARGEST_PICKLE = 1 << 30
@@ -146,7 +149,7 @@ class Opened:
                 _as_bytes(found).copy_(held)
         else:
             found = self.file.stretch(piece.start, piece.length)
-            if piece.start % dtype.itemsize or self.swapped:
+            if piece.start % ALIGNMENT or self.swapped:
                 found = found.clone()
         if self.swapped:
             found.byteswap(dtype)

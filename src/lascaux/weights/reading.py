@@ -16,7 +16,15 @@ from typing import Any
 from torch import Tensor
 
 from lascaux.errors import BrokenFile, LascauxError, UnknownModel, Unsupported
-from lascaux.weights.archives import Container, MappedFile, Opened, is_tar, open_pickle, open_zip
+from lascaux.weights.archives import (
+    ALIGNMENT,
+    Container,
+    MappedFile,
+    Opened,
+    is_tar,
+    open_pickle,
+    open_zip,
+)
 from lascaux.weights.inert import Array, Named, Placeholder, Refused, TensorRecord
 from lascaux.weights.torchscript import ScriptedModules, module_tensors, pickled_module_parts
 
@@ -136,6 +144,9 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise BrokenFile(
             f"{path}: not a whole safetensors file: {error}; truncated or corrupt; fetch it again"
         ) from error
+    for name, tensor in tensors.items():
+        if tensor.data_ptr() % ALIGNMENT:
+            tensors[name] = tensor.clone()
     return Checkpoint(tensors, metadata, "safetensors")
 
 

@@ -265,8 +265,9 @@ def array_of(
     at.spend(2 * len(raw))
     shaped = np.frombuffer(raw, dtype=plain) if raw else np.empty(0, dtype=plain)
     shaped = shaped.reshape(_integers(shape), order="F" if fortran else "C")
-    # A copy: tensors may be written to, the bytes of a pickle may not.
-    return torch.from_numpy(shaped.astype(plain.newbyteorder("="), order="C", copy=True))
+    native = shaped.astype(plain.newbyteorder("="), order="C", copy=True)
+    # torch's own memory is aligned; NumPy's need not be.
+    return torch.from_numpy(native).clone()
 
 
 def _numpy_scalar(at: Interpreter, kind: Any, data: Any = b"") -> Any:
