@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Activation = Literal["quick_gelu", "gelu"]
 
 _RESNET_EXPANSION = 4  # a bottleneck block gives four times its inner width
-_RESNET_STRIDE = 32  # pixels of the picture per token of the attention pool
+_RESNET_STRIDE = 32  # pixels of the picture per token of the attention pool, as published
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,7 @@ class ClipConfig:
     vision_width: int  # channels; of a ResNet, after its stem
     vision_heads: int  # of every block (ViT) or of the attention pool (ResNet)
     patch_size: int | None = None  # pixels; None for a ResNet
+    stem_pool: bool = True  # a ResNet's stem ends in a pool, as published; small pictures need none
     vision_mlp_width: int | None = None  # None: four times the width
     text_width: int
     text_heads: int
@@ -65,8 +66,10 @@ class ClipConfig:
         if self.convolutional:
             if self.patch_size is not None:
                 raise BadInput("a ResNet image tower has no patch_size: leave it None")
-            if self.image_size % _RESNET_STRIDE:
-                raise BadInput(f"image_size {self.image_size} is no multiple of {_RESNET_STRIDE}")
+            if self.image_size % self.image_stride:
+                raise BadInput(
+                    f"image_size {self.image_size} is no multiple of {self.image_stride}"
+                )
             if self.vision_width % 2:
                 raise BadInput(f"vision_width {self.vision_width} is odd; a stem halves it")
         elif self.patch_size is None:
@@ -93,9 +96,14 @@ class ClipConfig:
         return self.vision_width * (8 * _RESNET_EXPANSION if self.convolutional else 1)
 
     @property
+    def image_stride(self) -> int:
+        """Pixels of the picture per token, along one side."""
+        return self.patch_size or (_RESNET_STRIDE if self.stem_pool else _RESNET_STRIDE // 2)
+
+    @property
     def image_tokens(self) -> int:
         """Tokens of a picture, the class (ViT) or mean (ResNet) token included."""
-        return (self.image_size // (self.patch_size or _RESNET_STRIDE)) ** 2 + 1
+        return (self.image_size // self.image_stride) ** 2 + 1
 
     @property
     def preprocessing(self) -> "Preprocessing":
@@ -440,6 +448,7 @@ class ResNet(nn.Module):
         width = config.vision_width
         assert isinstance(config.vision_layers, tuple)
         self.image_size = config.image_size
+        self.stem_pool = nn.AvgPool2d(2) if config.stem_pool else nn.Identity()
         self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
         self.norm1 = BatchNorm(width // 2)
         self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
@@ -478,7 +487,7 @@ class ResNet(nn.Module):
         x = x.to(self.conv1.weight.dtype)
         x = F.relu(self.norm1(self.conv1(x)))
         x = F.relu(self.norm2(self.conv2(x)))
-        x = F.avg_pool2d(F.relu(self.norm3(self.conv3(x))), 2)
+        x = self.stem_pool(F.relu(self.norm3(self.conv3(x))))
         for stage in self.stages:
             x = stage(x)
         return self.pool(x)

@@ -118,7 +118,7 @@ class OchreJudge:
         """Write the judge as a folder that `lascaux.load` reads."""
         from lascaux.weights.load import save
 
-        save(model.half(), folder)
+        save(model, folder, dtype=torch.float16)
 
 
 def make_batch(rng: np.random.Generator, split: str, count: int, spoiled: float) -> Batch:
