@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,18 @@ def test_the_published_sets_have_their_sizes():
         "vanilla": 1,
         "plain": 1,
     }
+
+
+def test_the_published_sets_are_those_of_the_golden_cases():
+    case = Path(__file__).parents[1] / "golden" / "zeroshot" / "tiny-vit" / "manifest.json"
+    published = json.loads(case.read_text(encoding="utf-8"))["config"]["templates"]
+    ours = {
+        "vanilla": "vanilla",
+        "openai_imagenet_sub": "imagenet-7",
+        "openai_imagenet": "imagenet",
+        "openai_cifar100": "cifar",
+    }
+    assert {name: list(read_templates(ours[name])) for name in published} == published
 
 
 def test_the_published_lists_have_their_sizes():

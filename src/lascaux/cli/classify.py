@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lascaux.cli.flags import WrongUse, add_flags, options_from
-from lascaux.cli.table import ranking
+from lascaux.cli.table import ranking, text_width
 from lascaux.tasks.options import ClassifyOptions
+from lascaux.tasks.results import Classified, Failed, as_json
 
 if TYPE_CHECKING:
     from lascaux.images.sheet import SheetEntry
     from lascaux.tasks.classify import Classifier
     from lascaux.tasks.evidence import ClassEvidence
-    from lascaux.tasks.results import Classified, Failed
 
 _SHEET_LIMIT = 240  # cards; a sheet of more is no longer looked at
 _SHEET_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -100,31 +100,32 @@ def run(arguments: argparse.Namespace) -> int:
     """Classify, write, and give the exit code: 1 if a picture could not be read."""
     options = options_from(arguments, ClassifyOptions)
     _refuse_nonsense(arguments, options)
-    # Here and not above, because these import torch.
-    from lascaux.tasks.results import Classified, Failed
-
     sources = _sources(arguments.pictures, options.recursive)
-    with _progress() as show:
+    with _progress(shown=True) as show:
         classifier = _classifier(arguments, options, show)
         if arguments.learn_from:
             _learn(classifier, arguments.learn_from)
         if arguments.save_classes:
             classifier.save(arguments.save_classes)
-        cards: list[SheetEntry] = []
-        failed: list[Failed] = []
+    cards: list[SheetEntry] = []
+    failed: list[Failed] = []
 
-        def results() -> Iterator[Classified | Failed]:
-            found = classifier.classify_many(sources, top_k=options.top, scores=options.scores)
-            for done, (source, result) in enumerate(zip(sources, found, strict=True), 1):
-                if isinstance(result, Failed):
-                    failed.append(result)
-                if arguments.sheet and done <= _SHEET_LIMIT:
-                    cards.append(_card(source, result))
-                show("pictures", done, len(sources))
-                yield result
+    def results() -> Iterator[Classified | Failed]:
+        found = classifier.classify_many(sources, top_k=options.top, scores=options.scores)
+        for done, (source, result) in enumerate(zip(sources, found, strict=True), 1):
+            if isinstance(result, Failed):
+                failed.append(result)
+            if arguments.sheet and done <= _SHEET_LIMIT:
+                cards.append(_card(source, result))
+            show("pictures", done, len(sources))
+            yield result
 
-        with _opened(arguments.out) as stream:
-            _write(results(), arguments, classifier, stream)
+    # On a terminal the results are themselves the progress.
+    with (
+        _progress(shown=bool(arguments.out) or not sys.stdout.isatty()) as show,
+        _opened(arguments.out) as stream,
+    ):
+        _write(results(), arguments, classifier, stream)
     if arguments.sheet:
         _draw(cards, arguments.sheet, len(sources))
     if failed:
@@ -227,13 +228,11 @@ def _sources(given: list[str], recursive: bool) -> list[Any]:
 
 
 def _write(
-    results: "Iterable[Classified | Failed]",
+    results: Iterable[Classified | Failed],
     arguments: argparse.Namespace,
     classifier: "Classifier",
     stream: Stream,
 ) -> None:
-    from lascaux.tasks.results import as_json
-
     if arguments.json:
         json.dump([as_json(result) for result in results], stream, ensure_ascii=False, indent=1)
         stream.write("\n")
@@ -247,16 +246,15 @@ def _write(
         repeated = [name for name, count in Counter(classifier.names).items() if count > 1]
         plain = not _takes(stream, "█")
         width = shutil.get_terminal_size().columns if stream.isatty() else 80
+        room = max(map(text_width, classifier.names))
         for place, result in enumerate(results):
-            text = ranking(result, repeated=repeated, width=max(width, 40), plain=plain)
+            text = ranking(result, repeated=repeated, room=room, width=max(width, 40), plain=plain)
             stream.write(text if not place else f"\n{text}")
             stream.flush()
 
 
-def _write_csv(results: "Iterable[Classified | Failed]", stream: Stream) -> None:
+def _write_csv(results: Iterable[Classified | Failed], stream: Stream) -> None:
     """Columns: source, rank (from 1; 0 where there is no ranking), index, name, score, note."""
-    from lascaux.tasks.results import Failed
-
     rows = csv.writer(stream, lineterminator="\n")
     rows.writerow(("source", "rank", "index", "name", "score", "scores", "note"))
     for result in results:
@@ -270,10 +268,9 @@ def _write_csv(results: "Iterable[Classified | Failed]", stream: Stream) -> None
             rows.writerow(row)
 
 
-def _card(source: Any, result: "Classified | Failed") -> "SheetEntry":
+def _card(source: Any, result: Classified | Failed) -> "SheetEntry":
     from lascaux.images.decode import read_picture
     from lascaux.images.sheet import SheetEntry
-    from lascaux.tasks.results import Failed
 
     title = result.source.replace("\\", "/").rsplit("/", 1)[-1]
     if isinstance(result, Failed):
@@ -281,7 +278,8 @@ def _card(source: Any, result: "Classified | Failed") -> "SheetEntry":
     picture = read_picture(source)
     picture.thumbnail((512, 512))
     bars = tuple((label.name, label.score) for label in result.labels)
-    return SheetEntry(picture, title, bars, note="none of these" if result.none_of_these else "")
+    notes = ["none of these"] * result.none_of_these + ["cosines"] * (result.scores == "cosine")
+    return SheetEntry(picture, title, bars, note=", ".join(notes))
 
 
 def _draw(cards: "list[SheetEntry]", path: str, pictures: int) -> None:
@@ -310,9 +308,9 @@ def _opened(path: str | None) -> Iterator[Stream]:
 
 
 @contextmanager
-def _progress() -> Iterator[Any]:
+def _progress(*, shown: bool) -> Iterator[Any]:
     """A function that shows how far each stage is, on stderr, and only if that is a terminal."""
-    if not sys.stderr.isatty():
+    if not shown or not sys.stderr.isatty():
         yield lambda *_: None
         return
     from tqdm import tqdm

@@ -8,7 +8,9 @@ import io
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 
 import lascaux
@@ -26,6 +28,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("lascaux.cli.doctor", "check this installation, and say what to mend"),
 }
 
+_NOTES = 3  # of each kind, shown in full
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -42,9 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal without Unicode shows "?" instead
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = _show_warning
+        notes: Counter[type[Warning]] = Counter()
+        warnings.showwarning = partial(_show_warning, notes)
         try:
-            return _run(words)
+            code = _run(words)
+            if more := sum(count - _NOTES for count in notes.values() if count > _NOTES):
+                print(f"{PROGRAM}: note: and {more} more notes like these", file=sys.stderr)
+            return code
         except WrongUse as error:
             return _complain(f"{error}\n  `{PROGRAM} {_verb(words)}--help` shows how", 2)
         except LascauxError as error:
@@ -113,8 +121,17 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"{PROGRAM}: note: {message}", file=sys.stderr)
+def _show_warning(
+    notes: Counter[type[Warning]],
+    message: Warning | str,
+    category: type[Warning],
+    *_: object,
+    **__: object,
+) -> None:
+    """A warning in one line, and of each kind the first few alone."""
+    notes[category] += 1
+    if notes[category] <= _NOTES:
+        print(f"{PROGRAM}: note: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ def ranking(
     result: Classified | Failed,
     *,
     repeated: Sequence[str] = (),
+    room: int = 0,
     width: int = 80,
     plain: bool = False,
 ) -> str:
@@ -46,6 +47,7 @@ def ranking(
     Args:
         result: what the classifier answered.
         repeated: names that several classes have; these are shown with their index.
+        room: columns for names at least, so that one picture's table looks like the next one's.
         width: columns of the terminal.
         plain: ASCII bars.
     """
@@ -53,7 +55,7 @@ def ranking(
         return f"{result.source}\n  not read: {result.reason}\n"
     lines = [result.source + ("  (cosines)" if result.scores == "cosine" else "")]
     names = [_shown(label, repeated) for label in result.labels]
-    room = min(_NAME_WIDTH, width // 2, max(map(text_width, names)))
+    room = min(_NAME_WIDTH, width // 2, max(room, *map(text_width, names)))
     places = len(str(len(names)))
     bars = max(0, min(_BAR_WIDTH, width - room - places - 15))
     if result.none_of_these:
