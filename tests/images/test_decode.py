@@ -262,12 +262,12 @@ def test_photos_stand_upright_whatever_their_orientation(orientation, kind):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(stored, kind, exif=exif)
-    assert distance(read_picture(data), upright) < 2
+    assert distance(read_picture(data), upright) < 4
     if kind != "TIFF":  # Pillow turns a TIFF by itself
         assert read_picture(data, mode="official").size == stored.size
     opened = Image.open(io.BytesIO(data))
-    assert distance(read_picture(opened), upright) < 2
-    assert distance(read_picture(read_picture(data)), upright) < 2
+    assert distance(read_picture(opened), upright) < 4
+    assert distance(read_picture(read_picture(data)), upright) < 4
 
 
 def test_broken_exif_is_ignored():
@@ -546,7 +546,7 @@ def test_an_empty_or_half_read_image_of_pillow_is_refused():
 
 def test_what_is_no_source_and_no_mode_is_refused():
     # Under the tests' type checks the second message is the checker's.
-    with pytest.raises((BadPicture, TypeCheckError), match="source|a dict is no picture"):
+    with pytest.raises((BadPicture, TypeCheckError), match=r"source|a dict is no picture"):
         read_picture({})
     with pytest.raises((BadInput, TypeCheckError), match="mode"):
         read_picture(smooth(), mode="exact")

@@ -15,8 +15,8 @@ def resize_bicubic(
     smoothed, so that fine detail aliases. Edges are repeated, and values are rounded once.
 
     These are the values of OpenCV's wheels for x86-64, but for some thirty in a million that lie on
-    a rounding boundary. Builds without Intel's library keep weights in 11 bits; they differ from
-    those wheels, and from this, by 1 in about 4% of the values.
+    a rounding boundary. Builds without Intel's library, and the wheels where a side has fewer than
+    four pixels, keep weights in 11 bits; they differ from this by 1 in about 4% of the values.
 
     Args:
         picture: mode RGB.

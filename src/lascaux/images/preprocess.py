@@ -26,10 +26,10 @@ CLIP_MEAN: Colour = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Colour = (0.26862954, 0.26130258, 0.27577711)
 
 _PILLOW = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-# A thin picture grows enormous before its middle is cut out; beyond these pixels only the middle is
-# made. By nearest neighbour the middle alone could differ, so that the limit is the memory's.
-_LARGEST_WHOLE = 1 << 24
-_LARGEST_NEAREST = 1 << 28
+# A thin picture grows enormous before its middle is cut out. Beyond this many pixels only the
+# middle is made. Of lines one pixel wide it is the same; else Pillow may take its two passes in
+# another order, which shows where values are clipped in between.
+_LARGEST_WHOLE = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,10 +206,10 @@ def _square(size: Any) -> int:
     return values[0]
 
 
-def _colour(values: Sequence[float]) -> Colour:
+def _colour(values: Any) -> Colour:
     if not isinstance(values, Sequence) or len(values) != 3:
         raise BadInput(f"{values!r}; expected three numbers, for red, green and blue")
-    return (values[0], values[1], values[2])
+    return (float(values[0]), float(values[1]), float(values[2]))
 
 
 def to_square(picture: Image.Image, how: Preprocessing) -> Image.Image:
@@ -282,7 +282,7 @@ def _crop(picture: Image.Image, how: Preprocessing) -> Image.Image:
     upright = width <= height
     size = (n, longer) if upright else (longer, n)
     left, top = (0, offset) if upright else (offset, 0)
-    if n * longer > (_LARGEST_NEAREST if picture.mode in ("1", "P") else _LARGEST_WHOLE):
+    if n * longer > _LARGEST_WHOLE:
         return _resized_part(picture, size, (left, top), how)
     return _resized(picture, size, how).crop((left, top, left + n, top + n))
 
