@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lascaux.errors import BadClasses, BadInput, BrokenFile, Unsupported, WrongHash
 from lascaux.models.clip import Clip
@@ -378,14 +378,15 @@ class Classifier:
         return found
 
 
-def weights_hash(model: Clip) -> str:
-    """SHA-256 over the weights (as bfloat16) and what else of the config changes an embedding.
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over the weights (as bfloat16) and what else of a CLIP's config changes an embedding.
 
     Equal for one checkpoint whether it is loaded as float32 or bfloat16, and from whichever
     publisher's layout.
     """
     digest = hashlib.sha256()
-    digest.update(f"{model.config.activation} {model.config.norm_epsilon}".encode())
+    if isinstance(model, Clip):
+        digest.update(f"{model.config.activation} {model.config.norm_epsilon}".encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         short = tensor.detach().to("cpu", torch.bfloat16).contiguous()
