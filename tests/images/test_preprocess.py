@@ -114,12 +114,12 @@ def test_palette_transparency_raises_no_warning_in_official_reading():
 @pytest.mark.parametrize("size", [(1, 700), (700, 1), (2, 1500), (1500, 3), (7, 3001)])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
 def test_the_middle_of_a_thin_picture_is_that_of_the_whole(size, mode, monkeypatch):
-    values = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    values = formula(size[1], size[0]) if 1 in size else smooth(size[1], size[0])
     picture = Image.fromarray(values).convert(mode)
     monkeypatch.setattr("lascaux.images.preprocess._LARGEST_WHOLE", 1000)
     ours = np.asarray(to_square(picture, replace(OFFICIAL, size=64))).astype(int)
     difference = np.abs(ours - np.asarray(as_published(picture, 64)))
-    assert difference.max() == 0 if 1 in size else difference.mean() < 0.5
+    assert difference.max() <= (0 if 1 in size else 2)
 
 
 @pytest.mark.parametrize("filter", ["bicubic", "bilinear", "opencv-bicubic"])
