@@ -420,6 +420,19 @@ def test_half_precision_traces_and_a_module_used_twice_are_read(tmp_path):
     same(read_tensors(tmp_path / "m.pt").tensors, torch.jit.load(tmp_path / "m.pt").state_dict())
 
 
+def test_frozen_and_quantised_archives_are_refused_with_the_reason(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.freeze(torch.jit.script(model)).save(tmp_path / "frozen.pt")
+        quantised = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+        torch.jit.script(quantised).save(tmp_path / "small.pt")
+    with pytest.raises(Unsupported, match=r"frozen\.pt: .* constants of its program"):
+        read_tensors(tmp_path / "frozen.pt")
+    with pytest.raises(Unsupported, match=r"small\.pt: .*'0.* holds quantised weights"):
+        read_tensors(tmp_path / "small.pt")
+
+
 def test_archives_that_are_not_read_say_why(tmp_path):
     def archive(*names):
         with zipfile.ZipFile(tmp_path / "a.pt", "w") as new:

@@ -189,6 +189,11 @@ def _state(opened: Opened, inside: str | None, skipped: list[str]) -> tuple[str,
                 raise BrokenFile(f"{path}: no dictionary {inside!r} in it; there is {shown}")
             root = held[step]
     found = _find(root, parts, skipped, 0, set())
+    if opened.container == "torchscript" and not (found and found[1]):
+        raise Unsupported(
+            f"{path}: a TorchScript archive whose weights are constants of its program (frozen, or "
+            "made for phones); save the module before torch.jit.freeze or optimize_for_mobile"
+        )
     if found is None or not found[1]:
         held = _mapping(root)
         shown = ", ".join(map(str, list(held or {})[:10])) or _described(root)

@@ -85,7 +85,8 @@ class ScriptedModules:
         """Tensors and submodules of a module, or None where the value is no module."""
         if not isinstance(value, Placeholder) or not value.of.module.startswith("__torch__"):
             return None
-        if value.of.module.startswith("__torch__.torch.classes.quantized"):
+        packed = not isinstance(value.state, dict) and ".quantized." in f"{value.of}."
+        if packed:
             raise Unsupported(
                 f"{name!r} holds quantised weights ({value.of}), which are not read; save the "
                 "model before it is quantised"
