@@ -546,7 +546,7 @@ def test_an_empty_or_half_read_image_of_pillow_is_refused():
 
 def test_what_is_no_source_and_no_mode_is_refused():
     # Under the tests' type checks the second message is the checker's.
-    with pytest.raises((BadPicture, TypeCheckError), match=r"source|a dict is no picture"):
+    with pytest.raises((BadPicture, TypeCheckError), match=r"source|type dict is no picture"):
         read_picture({})
     with pytest.raises((BadInput, TypeCheckError), match="mode"):
         read_picture(smooth(), mode="exact")

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 
 from lascaux.errors import BadInput, BadText, BrokenFile
 from lascaux.text import ClipTokenizer, TextCutWarning
-from lascaux.text.clip_bpe import _PLAIN, _text, byte_symbols, clean
+from lascaux.text.clip_bpe import _PLAIN, _text, _texts, byte_symbols, clean
 from lascaux.text.merging import count_words, join, learn_merges, short_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,6 +151,12 @@ def random_texts(seed, count):
     return texts
 
 
+@pytest.mark.parametrize("bad", [None, 3, b"cat"])
+def test_what_is_neither_a_text_nor_several_is_refused(bad):
+    with pytest.raises(BadText, match="expected a str or several"):
+        _texts(bad)
+
+
 @needs_vocabulary
 def test_ids_and_decoded_texts_are_those_of_the_golden_case():
     config = json.loads((CASE / "manifest.json").read_text())["config"]
@@ -230,6 +236,7 @@ def test_lone_surrogates_read_as_replacement_characters():
 
 def test_one_text_and_a_list_of_one_give_the_same_row():
     assert torch.equal(small()("a red cat"), small()(["a red cat"]))
+    assert small().encode("a red cat") == small().encode(["a red cat"])
     assert small()([]).shape == (0, 16)
     assert small()("").tolist() == [[small().start_id, small().end_id] + [0] * 14]
 
@@ -271,7 +278,7 @@ def test_an_unknown_way_with_long_texts_is_refused():
 
 @pytest.mark.parametrize("bad", [None, 3, b"cat", ["cat"]])
 def test_what_is_no_text_is_refused_by_its_type(bad):
-    with pytest.raises(BadText, match=f"text 7 is a {type(bad).__name__}; expected str"):
+    with pytest.raises(BadText, match=f"text 7 is of type {type(bad).__name__}; expected"):
         _text(bad, 7)
 
 

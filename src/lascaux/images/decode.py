@@ -91,7 +91,7 @@ def _opened(source: Source, max_pixels: int, max_bytes: int) -> Image.Image:
     if isinstance(source, bytes | bytearray | memoryview):
         return _decoded(bytes(source), max_pixels, max_bytes)
     raise BadPicture(
-        f"a {type(source).__name__} is no picture; expected a path, a data URI, bytes, a PIL "
+        f"a value of type {type(source).__name__} is no picture; expected a path, a data URI, bytes, a PIL "
         "image, a numpy array or a tensor"
     )
 

@@ -179,7 +179,8 @@ class ClipTokenizer:
         if too_long not in get_args(TooLong):
             raise BadInput(f"too_long={too_long!r}; expected one of {', '.join(get_args(TooLong))}")
         length = self._length(context_length)
-        rows = self.encode([texts] if isinstance(texts, str) else texts)
+        texts = _texts(texts)
+        rows = self.encode(texts)
         long = [i for i, row in enumerate(rows) if len(row) > length - 2]
         if long and too_long != "truncate":
             raise BadText(self._refusal(texts, rows, long, length, too_long))
@@ -191,13 +192,13 @@ class ClipTokenizer:
             ids[i, : len(full)] = torch.tensor(full)
         return ids
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, without markers, padding or limit.
+    def encode(self, texts: str | Sequence[str]) -> list[list[int]]:
+        """The ids of each text, without markers, padding or limit; one text gives one list too.
 
         Raises:
             BadText: one of them is not a `str`.
         """
-        cleaned = [clean(_text(text, i)) for i, text in enumerate(texts)]
+        cleaned = [clean(_text(text, i)) for i, text in enumerate(_texts(texts))]
         encoded = self._rust.encode_batch_fast(cleaned, add_special_tokens=False)
         return [
             self._pieces(text).ids if START in text or END in text else row.ids
@@ -362,9 +363,8 @@ class ClipTokenizer:
         return pieces.text[pieces.begins[length - 2] :]
 
     def _warn(
-        self, texts: str | Sequence[str], rows: list[list[int]], long: list[int], length: int
+        self, texts: Sequence[str], rows: list[list[int]], long: list[int], length: int
     ) -> None:
-        texts = [texts] if isinstance(texts, str) else texts
         for i in long:
             logger.info("text %d cut; left out: %s", i, self._left_out(texts[i], length))
         first = long[0]
@@ -378,13 +378,12 @@ class ClipTokenizer:
 
     def _refusal(
         self,
-        texts: str | Sequence[str],
+        texts: Sequence[str],
         rows: list[list[int]],
         long: list[int],
         length: int,
         too_long: TooLong,
     ) -> str:
-        texts = [texts] if isinstance(texts, str) else texts
         first = long[0]
         advice = (
             'shorten it, or choose too_long="truncate" or "average"'
@@ -484,9 +483,17 @@ def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
     )
 
 
+def _texts(texts: object) -> Sequence[str]:
+    if isinstance(texts, str):
+        return [texts]
+    if not isinstance(texts, Iterable) or isinstance(texts, bytes):
+        raise BadText(f"a value of type {type(texts).__name__}; expected a str or several")
+    return list(texts)
+
+
 def _text(text: object, index: int) -> str:
     if not isinstance(text, str):
-        raise BadText(f"text {index} is a {type(text).__name__}; expected str")
+        raise BadText(f"text {index} is of type {type(text).__name__}; expected str")
     return text
 
 
