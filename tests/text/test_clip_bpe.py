@@ -23,8 +23,9 @@ from tokenizers import Tokenizer
 
 from lascaux.errors import BadInput, BadText, BrokenFile
 from lascaux.text import ClipTokenizer, TextCutWarning
-from lascaux.text.clip_bpe import _PLAIN, _text, _texts, byte_symbols, clean
+from lascaux.text.clip_bpe import _PLAIN, _text, _texts, clean
 from lascaux.text.merging import count_words, join, learn_merges, short_names
+from lascaux.text.vocabulary import byte_symbols
 
 ROOT = Path(__file__).resolve().parents[2]
 CASE = ROOT / "tests" / "golden" / "clip" / "tokens"

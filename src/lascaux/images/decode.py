@@ -91,8 +91,8 @@ def _opened(source: Source, max_pixels: int, max_bytes: int) -> Image.Image:
     if isinstance(source, bytes | bytearray | memoryview):
         return _decoded(bytes(source), max_pixels, max_bytes)
     raise BadPicture(
-        f"a value of type {type(source).__name__} is no picture; expected a path, a data URI, bytes, a PIL "
-        "image, a numpy array or a tensor"
+        f"a value of type {type(source).__name__} is no picture; expected a path, a data URI, "
+        "bytes, a PIL image, a numpy array or a tensor"
     )
 
 

@@ -8,9 +8,7 @@ v - 514 merges in the order in which they were learnt, the start marker, the end
 has an id, so no text is ever unknown.
 """
 
-import gzip
 import html
-import json
 import logging
 import os
 import re
@@ -22,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import ftfy
 import torch
@@ -41,15 +39,21 @@ from torch import Tensor
 
 from lascaux.errors import BadInput, BadText, BrokenFile
 from lascaux.text.merging import count_words, learn_merges, short_names
+from lascaux.text.vocabulary import (
+    BYTE_OF,
+    END,
+    START,
+    WORD_END,
+    check_vocabulary,
+    layout,
+    read_vocabulary,
+    spell,
+)
 
 logger = logging.getLogger(__name__)
 
 TooLong = Literal["truncate", "error", "average"]
 
-START = "<|startoftext|>"
-END = "<|endoftext|>"
-WORD_END = "</w>"
-PUBLISHED_MERGES = 49408 - 514  # the published file goes on after these; the rest is unused
 PUBLISHED_CONTEXT = 77  # tokens
 
 # Characters of Unicode 16 to 18 that the regular expressions of `tokenizers` do not know yet.
@@ -136,8 +140,8 @@ class ClipTokenizer:
         _check_context(context_length)
         self.context_length = context_length
         self._merges = list(merges)
-        self._vocabulary = dict(vocabulary or _layout(a + b for a, b in self._merges))
-        _check_vocabulary(self._vocabulary, self._merges)
+        self._vocabulary = dict(vocabulary or layout(a + b for a, b in self._merges))
+        check_vocabulary(self._vocabulary, self._merges)
         self.start_id = self._vocabulary[START]
         self.end_id = self._vocabulary[END]
         self._rust = Tokenizer(
@@ -235,7 +239,7 @@ class ClipTokenizer:
             if symbol is None:
                 raise BadText(f"id {number}; expected 0 to {self.vocabulary_size - 1}")
             symbols.append(symbol)
-        data = bytes(_BYTE_OF[character] for character in "".join(symbols))
+        data = bytes(BYTE_OF[character] for character in "".join(symbols))
         return data.decode("utf-8", errors="replace").replace(WORD_END, " ")
 
     @classmethod
@@ -258,7 +262,7 @@ class ClipTokenizer:
         if context_length is not None:
             _check_context(context_length)
         try:
-            merges, vocabulary, recorded = _read(path)
+            merges, vocabulary, recorded = read_vocabulary(path)
             return cls(merges, context_length or recorded or PUBLISHED_CONTEXT, vocabulary)
         except BadInput:
             raise
@@ -325,10 +329,10 @@ class ClipTokenizer:
             if len(own) == 1:
                 alone.add(own[0])
         counted = count_words(pieces, known | short_names(alone, known))
-        spelt = {_spell(word, ends): count for (word, ends), count in counted.items()}
+        spelt = {spell(word, ends): count for (word, ends), count in counted.items()}
         merges = learn_merges(spelt, vocabulary_size - 514)
         # Two merges may spell the same symbol: a+bc and ab+c.
-        return cls(merges, context_length, _layout(dict.fromkeys(a + b for a, b in merges)))
+        return cls(merges, context_length, layout(dict.fromkeys(a + b for a, b in merges)))
 
     @cached_property
     def _symbols(self) -> dict[int, str]:
@@ -419,55 +423,6 @@ class ClipTokenizer:
         return copy
 
 
-def byte_symbols() -> list[str]:
-    """The printable character that stands for a byte in a vocabulary file, in order of ids.
-
-    Printable Latin-1 bytes stand for themselves and come first; the others are U+0100 and on.
-    """
-    return list(_BYTE_OF)
-
-
-def _byte_of_symbol() -> dict[str, int]:
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    symbols = {chr(byte): byte for byte in printable}
-    return symbols | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
-_BYTE_OF = _byte_of_symbol()
-
-
-_SYMBOL_OF = {byte: symbol for symbol, byte in _BYTE_OF.items()}
-
-
-def _spell(word: str, ends: bool) -> tuple[str, ...]:
-    symbols = [_SYMBOL_OF[byte] for byte in word.encode()]
-    return (*symbols[:-1], symbols[-1] + WORD_END) if ends else tuple(symbols)
-
-
-def _layout(joined: Iterable[str]) -> dict[str, int]:
-    """The published order of ids, for the symbols that the merges make."""
-    symbols = byte_symbols()
-    names = [*symbols, *(s + WORD_END for s in symbols), *joined, START, END]
-    vocabulary = {name: i for i, name in enumerate(names)}
-    if len(vocabulary) != len(names):
-        raise BrokenFile("two merges give the same symbol; expected a new one from each")
-    return vocabulary
-
-
-def _check_vocabulary(vocabulary: dict[str, int], merges: Sequence[tuple[str, str]]) -> None:
-    symbols = byte_symbols()
-    needed = [*symbols, *(s + WORD_END for s in symbols), START, END]
-    needed += [symbol for a, b in merges for symbol in (a, b, a + b)]
-    lacking = [symbol for symbol in needed if symbol not in vocabulary]
-    if lacking:
-        raise BrokenFile(
-            f"the vocabulary lacks {len(lacking)} symbols of CLIP's form, first {lacking[0]!r}"
-        )
-    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
-        raise BrokenFile(f"the ids of the vocabulary are not 0 to {len(vocabulary) - 1}, each once")
-
-
 def _check_context(context_length: int) -> int:
     if context_length < 3:
         raise BadInput(f"context_length={context_length}; expected at least 3: a token, 2 markers")
@@ -505,7 +460,7 @@ def _character_of_byte(spelling: str) -> list[int]:
     """For each byte of a piece, spelt in byte symbols, the index of the character it is part of."""
     at, index = [], -1
     for symbol in spelling:
-        index += _BYTE_OF[symbol] & 0xC0 != 0x80  # UTF-8: 10xxxxxx continues a character
+        index += BYTE_OF[symbol] & 0xC0 != 0x80  # UTF-8: 10xxxxxx continues a character
         at.append(index)
     return at
 
@@ -530,61 +485,3 @@ def _next_edge(levels: list[list[int]], start: int, limit: int) -> int:
         if within and after - within[-1] <= limit:
             return within[-1]
     return start + limit
-
-
-def _read(path: Path) -> tuple[list[tuple[str, str]], dict[str, int] | None, int | None]:
-    """Merges, vocabulary where it is given apart, and the context length if it is recorded."""
-    if path.is_dir():
-        return _read_folder(path)
-    if path.suffix == ".json":
-        return _read_tokenizer_json(path)
-    data = path.read_bytes()
-    text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
-    return _pairs(text.split("\n")[1 : 1 + PUBLISHED_MERGES]), None, None
-
-
-def _read_folder(folder: Path) -> tuple[list[tuple[str, str]], dict[str, int] | None, int | None]:
-    recorded = None
-    settings = folder / "tokenizer_config.json"
-    if settings.exists():
-        length = json.loads(settings.read_text(encoding="utf-8")).get("model_max_length")
-        # Folders without a limit record 1e30 here.
-        recorded = length if isinstance(length, int) and length <= 100_000 else None
-    if (folder / "tokenizer.json").exists():
-        merges, vocabulary, own = _read_tokenizer_json(folder / "tokenizer.json")
-        return merges, vocabulary, own or recorded
-    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-        skip = 1 if lines[0].startswith("#version") else 0
-        return _pairs(lines[skip:]), vocabulary, recorded
-    for name in ("bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt"):
-        if (folder / name).exists():
-            return _read(folder / name)
-    raise BadInput(
-        f"no tokenizer in {folder}; expected tokenizer.json, vocab.json with merges.txt, or "
-        "bpe_simple_vocab_16e6.txt.gz"
-    )
-
-
-def _read_tokenizer_json(path: Path) -> tuple[list[tuple[str, str]], dict[str, int], int | None]:
-    content: Any = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise BrokenFile("no `model` in it")
-    model = content["model"]
-    if model.get("type", "BPE") != "BPE" or model.get("end_of_word_suffix") != WORD_END:
-        raise BrokenFile("another kind of tokenizer than CLIP's byte-pair encoder")
-    merges = _pairs(m if isinstance(m, str) else " ".join(m) for m in model["merges"])
-    vocabulary = dict(model["vocab"])
-    vocabulary |= {t["content"]: t["id"] for t in content.get("added_tokens") or []}
-    return merges, vocabulary, (content.get("truncation") or {}).get("max_length")
-
-
-def _pairs(lines: Iterable[str]) -> list[tuple[str, str]]:
-    pairs = []
-    for line in lines:
-        if not line.strip():
-            continue
-        left, right = line.split()
-        pairs.append((left, right))
-    return pairs
