@@ -118,7 +118,9 @@ def main() -> None:
     for index, cell in enumerate(cells):
         atlas.paste(cell, (index % COLUMNS * SIDE, index // COLUMNS * SIDE))
     # Colour where nothing is drawn is cleared, so that lossless coding keeps every byte.
-    atlas = Image.composite(atlas, Image.new("RGBA", atlas.size), atlas.getchannel("A").point(lambda a: 255 * (a > 0)))
+    atlas = Image.composite(
+        atlas, Image.new("RGBA", atlas.size), atlas.getchannel("A").point(lambda a: 255 * (a > 0))
+    )
     atlas.save(FOLDER / "atlas.webp", lossless=True, quality=100, method=6, exact=True)
     listing = {
         "font": "Noto Color Emoji, Debian fonts-noto-color-emoji 2.042 (SIL OFL 1.1)",

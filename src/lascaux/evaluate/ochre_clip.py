@@ -131,14 +131,14 @@ def _other_fonts(clip: Clip, folder: Path) -> list[Figure]:
                 pictures.append(wild(rng, thing.index, kind, artist=lambda _, other=other: other))
                 truth.append(thing.index)
         figures.append(
-            _share(f"distorted, {font.name}", _named(clip, pictures, truth), "glyphs never trained on")
+            _share(
+                f"distorted, {font.name}", _named(clip, pictures, truth), "glyphs never trained on"
+            )
         )
     return figures
 
 
-def _named(
-    clip: Clip, pictures: Sequence[Image.Image], truth: Sequence[int]
-) -> Bool[Tensor, " b"]:
+def _named(clip: Clip, pictures: Sequence[Image.Image], truth: Sequence[int]) -> Bool[Tensor, " b"]:
     found = _cosines(clip, pictures, [o.name for o in objects()], (NAME,)).argmax(1)
     return found == torch.tensor(truth)
 

@@ -1,6 +1,6 @@
 """How far the judge can be trusted: fresh scenes of the test split, and pictures it must refuse.
 
-    lascaux evaluate ochre-judge
+lascaux evaluate ochre-judge
 """
 
 import numpy as np
@@ -46,7 +46,9 @@ def evaluate(model: str = "ochre-judge", scenes: int = 2000) -> Report:
 def _overlap(truth: np.ndarray, found: np.ndarray) -> float:
     """Mean over the scene's objects of intersection by union."""
     classes = [c for c in np.unique(truth) if c >= 20]
-    joint = [((truth == c) & (found == c)).sum() / ((truth == c) | (found == c)).sum() for c in classes]
+    joint = [
+        ((truth == c) & (found == c)).sum() / ((truth == c) | (found == c)).sum() for c in classes
+    ]
     return float(np.mean(joint)) if joint else 1.0
 
 

@@ -38,8 +38,10 @@ class Report:
         width = max(len(figure.name) for figure in self.figures)
         lines = [f"{self.benchmark}: {self.model} ({self.weights_sha256[:12]})"]
         for figure in self.figures:
-            shown = f"{100 * figure.value:6.2f} %" if figure.unit == "share" else (
-                f"{figure.value:8.3f} {figure.unit}"
+            shown = (
+                f"{100 * figure.value:6.2f} %"
+                if figure.unit == "share"
+                else (f"{figure.value:8.3f} {figure.unit}")
             )
             note = f"   {figure.note}" if figure.note else ""
             lines.append(f"  {figure.name:<{width}}  {shown}  of {figure.of}{note}")

@@ -474,6 +474,8 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear | BatchNorm):
                 module.reset_parameters()
+        # After the norms were reset: a block begins as its shortcut alone.
+        for module in self.modules():
             if isinstance(module, Bottleneck):
                 nn.init.zeros_(module.norm3.weight)
         std = self.pool.positions.shape[1] ** -0.5

@@ -24,9 +24,7 @@ def matched_pairs(
     return (of_texts + F.cross_entropy(masked.T, own)) / 2
 
 
-def one_of_bank(
-    logits: Float[Tensor, "b s"], true: Bool[Tensor, "b s"]
-) -> Float[Tensor, ""]:
+def one_of_bank(logits: Float[Tensor, "b s"], true: Bool[Tensor, "b s"]) -> Float[Tensor, ""]:
     """Cross entropy against a bank of texts, the true ones of a picture sharing its weight.
 
     Pictures without a true text in the bank do not count.

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.pt"
 
 
+@runtime_checkable
 class Recipe(Protocol):
     """What a training run is made of; recipes are flat frozen dataclasses with these methods."""
 
@@ -165,6 +166,8 @@ def _batches(recipe: Recipe, first: int, last: int) -> Iterator[tuple[int, Any]]
         num_workers=1,
         prefetch_factor=4,
         worker_init_fn=_quiet_worker,
+        # Its own, for a loader draws once when it starts, and a resumed run starts once more.
+        generator=torch.Generator(),
     )
     yield from zip(range(first, last), loader, strict=True)
 

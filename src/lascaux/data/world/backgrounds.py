@@ -73,7 +73,9 @@ def _hills(canvas: Image.Image, rng: np.random.Generator, base: float, lift: flo
     waves = sum(
         rng.uniform(-1, 1) * np.sin(2 * np.pi * (k * x + rng.uniform(0, 1))) / k for k in (1, 2, 3)
     )
-    edge = [(float(a * side), float((base + lift * w) * side)) for a, w in zip(x, waves, strict=True)]
+    edge = [
+        (float(a * side), float((base + lift * w) * side)) for a, w in zip(x, waves, strict=True)
+    ]
     ImageDraw.Draw(canvas).polygon([*edge, (side, side), (0, side)], fill=fill)
 
 
@@ -88,7 +90,7 @@ def _dots(
 
 
 def _meadow(canvas: Image.Image, rng: np.random.Generator) -> None:
-    _fade(canvas, 0, 0.6, (132, 200, 250), (206, 236, 252))
+    _fade(canvas, 0.0, 0.6, (132, 200, 250), (206, 236, 252))
     _hills(canvas, rng, rng.uniform(0.42, 0.55), 0.04, (126, 200, 80))
     _hills(canvas, rng, rng.uniform(0.62, 0.72), 0.03, (96, 178, 62))
     _dots(canvas, rng, 14, 0.66, 0.012, ((255, 240, 120), (255, 255, 255), (240, 130, 170)))
@@ -96,8 +98,8 @@ def _meadow(canvas: Image.Image, rng: np.random.Generator) -> None:
 
 def _sea(canvas: Image.Image, rng: np.random.Generator) -> None:
     horizon = rng.uniform(0.3, 0.42)
-    _fade(canvas, 0, horizon, (150, 214, 250), (226, 244, 252))
-    _fade(canvas, horizon, 1, (38, 128, 190), (14, 74, 138))
+    _fade(canvas, 0.0, horizon, (150, 214, 250), (226, 244, 252))
+    _fade(canvas, horizon, 1.0, (38, 128, 190), (14, 74, 138))
     side, draw = canvas.width, ImageDraw.Draw(canvas)
     for _ in range(16):
         y = rng.uniform(horizon + 0.03, 1.0)
@@ -107,7 +109,7 @@ def _sea(canvas: Image.Image, rng: np.random.Generator) -> None:
 
 
 def _night(canvas: Image.Image, rng: np.random.Generator) -> None:
-    _fade(canvas, 0, 1, (8, 10, 40), (38, 36, 92))
+    _fade(canvas, 0.0, 1.0, (8, 10, 40), (38, 36, 92))
     _dots(canvas, rng, 36, 0.0, 0.007, ((255, 255, 255), (255, 240, 190), (190, 210, 255)))
     side, draw = canvas.width, ImageDraw.Draw(canvas)
     x, y, r = rng.uniform(0.1, 0.9) * side, rng.uniform(0.08, 0.25) * side, 0.075 * side
@@ -117,20 +119,20 @@ def _night(canvas: Image.Image, rng: np.random.Generator) -> None:
 
 
 def _desert(canvas: Image.Image, rng: np.random.Generator) -> None:
-    _fade(canvas, 0, 0.6, (250, 196, 120), (255, 232, 180))
+    _fade(canvas, 0.0, 0.6, (250, 196, 120), (255, 232, 180))
     _hills(canvas, rng, rng.uniform(0.45, 0.55), 0.06, (226, 176, 100))
     _hills(canvas, rng, rng.uniform(0.62, 0.74), 0.06, (208, 150, 76))
 
 
 def _snow(canvas: Image.Image, rng: np.random.Generator) -> None:
-    _fade(canvas, 0, 0.65, (150, 176, 206), (214, 226, 238))
+    _fade(canvas, 0.0, 0.65, (150, 176, 206), (214, 226, 238))
     _hills(canvas, rng, rng.uniform(0.5, 0.62), 0.05, (236, 242, 248))
     _dots(canvas, rng, 46, 0.0, 0.011, ((255, 255, 255),))
 
 
 def _street(canvas: Image.Image, rng: np.random.Generator) -> None:
     side, draw = canvas.width, ImageDraw.Draw(canvas)
-    _fade(canvas, 0, 0.6, (190, 204, 216), (222, 226, 230))
+    _fade(canvas, 0.0, 0.6, (190, 204, 216), (222, 226, 230))
     x = -0.05
     walls = ((168, 92, 76), (196, 170, 130), (130, 134, 150), (178, 140, 110))
     while x < 1:
@@ -165,7 +167,7 @@ def _room(canvas: Image.Image, rng: np.random.Generator) -> None:
 
 def _forest(canvas: Image.Image, rng: np.random.Generator) -> None:
     side, draw = canvas.width, ImageDraw.Draw(canvas)
-    _fade(canvas, 0, 1, (60, 110, 74), (34, 62, 40))
+    _fade(canvas, 0.0, 1.0, (60, 110, 74), (34, 62, 40))
     for layer, (green, count) in enumerate((((44, 92, 58), 9), ((30, 70, 44), 7))):
         base = 0.72 + 0.14 * layer
         for x in np.linspace(0, 1, count) + rng.uniform(-0.05, 0.05, count):

@@ -47,7 +47,12 @@ def caption(scene: Scene, rng: np.random.Generator, language: Language = "en") -
     place, colour = scene.background, scene.background in COLOURS
     if language == "zh":
         where = f"{ZH[place]}背景" if colour else ZH[place]
-        forms = (f"{where}上的{who}", f"{who}，{where}", f"一张{who.removeprefix('一个')}的图片，{where}", f"{where}，{who}")
+        forms = (
+            f"{where}上的{who}",
+            f"{who}，{where}",
+            f"一张{who.removeprefix('一个')}的图片，{where}",
+            f"{where}，{who}",
+        )
         return forms[rng.integers(len(forms))]
     if colour:
         forms = (

@@ -69,10 +69,13 @@ def sample(
             second = choice[rng.integers(len(choice))]
         size = float(rng.uniform(0.3, 0.42))
         near, far, shift = 0.27, 0.73, float(rng.uniform(0.35, 0.65))
-        places = [(near, shift), (far, shift)] if rng.random() < 0.5 else [(shift, near), (shift, far)]
+        places = (
+            [(near, shift), (far, shift)] if rng.random() < 0.5 else [(shift, near), (shift, far)]
+        )
         jitter = rng.uniform(-0.04, 0.04, (2, 2))
         spots = [
-            (x + float(dx), y + float(dy), size) for (x, y), (dx, dy) in zip(places, jitter, strict=True)
+            (x + float(dx), y + float(dy), size)
+            for (x, y), (dx, dy) in zip(places, jitter, strict=True)
         ]
         chosen = [first, second]
     things = tuple(
@@ -83,7 +86,11 @@ def sample(
 
 
 def single(
-    rng: np.random.Generator, index: int, background: str, split: Split = "test", size: str = "large"
+    rng: np.random.Generator,
+    index: int,
+    background: str,
+    split: Split = "test",
+    size: str = "large",
 ) -> Scene:
     """Object `index` alone before `background`, size and place drawn with `rng`."""
     extent = float(rng.uniform(*SIZES[size]))

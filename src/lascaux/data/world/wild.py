@@ -120,7 +120,11 @@ def _thing(
     if rng.random() < 0.3:
         squeeze = rng.uniform(0.8, 1.0)
         width, height = picture.size
-        size = (round(width * squeeze), height) if rng.random() < 0.5 else (width, round(height * squeeze))
+        size = (
+            (round(width * squeeze), height)
+            if rng.random() < 0.5
+            else (width, round(height * squeeze))
+        )
         picture = picture.resize((max(2, size[0]), max(2, size[1])), Image.Resampling.BILINEAR)
     return picture
 
@@ -143,11 +147,15 @@ def _ground(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
         return Image.new("RGB", size, _colour(rng))
     if kind == 1:
         name = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
-        return background(name, int(rng.integers(VARIANTS)), 96).resize(size, Image.Resampling.BILINEAR)
+        return background(name, int(rng.integers(VARIANTS)), 96).resize(
+            size, Image.Resampling.BILINEAR
+        )
     if kind == 2:
         corners = rng.integers(0, 256, (2, 2, 3)).astype(np.uint8)
         if rng.random() < 0.6:
-            corners = np.clip(corners[:1, :1] + rng.integers(-40, 41, (2, 2, 1)), 0, 255).astype(np.uint8)
+            corners = np.clip(corners[:1, :1] + rng.integers(-40, 41, (2, 2, 1)), 0, 255).astype(
+                np.uint8
+            )
         return Image.fromarray(corners, "RGB").resize(size, Image.Resampling.BILINEAR)
     if kind == 3:
         cells = int(rng.integers(4, 17))
@@ -174,7 +182,17 @@ def _screen(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
         draw.ellipse((x - r, bar / 2 - r, x + r, bar / 2 + r), fill=(255, 255, 255))
     step = unit * rng.uniform(0.05, 0.09)
     y = bar + step
-    words = ("the quick", "12:45", "Messages", "Settings", "hello!", "see you", "photo", "Send", "OK")
+    words = (
+        "the quick",
+        "12:45",
+        "Messages",
+        "Settings",
+        "hello!",
+        "see you",
+        "photo",
+        "Send",
+        "OK",
+    )
     font = ImageFont.load_default(max(6, round(step * 0.7)))
     while y < height - step:
         style = rng.random()
@@ -185,7 +203,9 @@ def _screen(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
                 draw.rectangle((x, y, x + run, y + step * 0.3), fill=ink)
                 x += run + unit * 0.02
         elif style < 0.75:
-            draw.text((unit * rng.uniform(0.03, 0.5), y), words[rng.integers(len(words))], ink, font)
+            draw.text(
+                (unit * rng.uniform(0.03, 0.5), y), words[rng.integers(len(words))], ink, font
+            )
         elif style < 0.85:
             x = rng.uniform(0, width * 0.6)
             box = (x, y, x + unit * rng.uniform(0.2, 0.5), y + step * rng.uniform(1, 2.5))
@@ -262,7 +282,10 @@ def _camera(rng: np.random.Generator, canvas: Image.Image, kind: str) -> Image.I
         radius = unit * (rng.uniform(0.006, 0.02) if kind == "blurred" else rng.uniform(0, 0.008))
         canvas = canvas.filter(ImageFilter.GaussianBlur(radius))
     if rng.random() < 0.4:
-        gain, lift = rng.uniform(0.7, 1.25, 3) if rng.random() < 0.3 else rng.uniform(0.7, 1.25), 0.0
+        gain, lift = (
+            rng.uniform(0.7, 1.25, 3) if rng.random() < 0.3 else rng.uniform(0.7, 1.25),
+            0.0,
+        )
         lift = rng.uniform(-25, 25)
         gains = np.broadcast_to(gain, 3)
         table = [int(np.clip(v * g + lift, 0, 255)) for g in gains for v in range(256)]

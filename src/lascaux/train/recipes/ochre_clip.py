@@ -3,8 +3,11 @@
     lascaux train ochre-clip --glyphs build/glyphs
 
 Of its pictures a half are scenes with captions, the rest distorted pictures of one object, and
-scans of digits, named only. Beside pairs, a picture is set against the names of all objects and
-of all backgrounds, and against a caption made wrong in one word.
+scans of digits, named only. Beside its caption, a picture is set against a caption made wrong in
+one word and against names of objects and backgrounds. A transformer is slow to tell 325 names
+apart from nothing, and until it can the picture tower has nothing to learn from: so one free
+vector for each object and background, an anchor, stands between them. Pictures and names both
+learn to find their anchor; the anchors are left behind when the model is done.
 """
 
 from dataclasses import dataclass
@@ -42,10 +45,22 @@ class Batch(NamedTuple):
     wrong: Tensor  # int64 b n, a caption wrong in one word
     has_wrong: Tensor  # bool b
     also_true: Tensor  # bool b b
-    names: Tensor  # int64 o n, names of all objects
-    shown: Tensor  # bool b o
+    names: Tensor  # int64 m n, names of some objects
+    named: Tensor  # int64 m, which objects these are
+    shown: Tensor  # bool b o, of all objects
     grounds: Tensor  # int64 20 n, names of the backgrounds
     ground: Tensor  # bool b 20, all false where the background has no name
+
+
+class Trainee(nn.Module):
+    """A CLIP with the anchors that it is trained against."""
+
+    def __init__(self, clip: Clip) -> None:
+        super().__init__()
+        self.clip = clip
+        width = clip.config.embed_width
+        self.objects = nn.Parameter(torch.randn(len(objects()), width) * width**-0.5)
+        self.grounds = nn.Parameter(torch.randn(len(BACKGROUNDS), width) * width**-0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +83,7 @@ class OchreClip:
     scenes: float = 0.5  # share of pictures that are scenes with captions
     digits: float = 0.08  # share that are scans of digits; the rest are distorted pictures
     chinese: float = 0.3  # share of texts in Chinese
+    names: int = 128  # names of objects in each step
 
     def build(self) -> nn.Module:
         """A small ResNet CLIP, or the one of the run named by `start` at this image size."""
@@ -89,12 +105,15 @@ class OchreClip:
             reading="photo",
             templates="simple",
         )
-        model = Clip(config)
-        model.initialise()
-        nn.init.constant_(model.logit_scale, 3.0)
+        clip = Clip(config)
+        clip.initialise()
+        nn.init.constant_(clip.logit_scale, 3.0)
+        model = Trainee(clip)
         if self.start:
             model.load_state_dict(_started(Path(self.start), model))
-        model.image.to(memory_format=torch.channels_last)
+        for parameter in clip.image.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         return model
 
     def batch(self, step: int) -> Batch:
@@ -109,37 +128,49 @@ class OchreClip:
             if example.background:
                 ground[row, BACKGROUNDS.index(example.background)] = True
         encode = tokenizer()
+        named = rng.permutation(len(objects()))[: self.names]
+        names = [name_prompt(objects()[i], rng, self._language(rng)) for i in named]
         return Batch(
             pictures.permute(0, 3, 1, 2),
             encode([example.caption for example in made]),
             encode([example.wrong or "" for example in made]),
             torch.tensor([example.wrong is not None for example in made]),
             _also_true(made),
-            encode([name_prompt(thing, rng, self._language(rng)) for thing in objects()]),
+            encode(names),
+            torch.from_numpy(named),
             shown,
             encode([background_prompt(g, rng, self._language(rng)) for g in BACKGROUNDS]),
             ground,
         )
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Pairs, plus names of objects, plus half of names of backgrounds."""
-        assert isinstance(model, Clip)
-        x = _normalised(batch.pictures, model)
+        """Pairs, and pictures and names against anchors and each other."""
+        assert isinstance(model, Trainee)
+        clip = model.clip
+        x = _normalised(batch.pictures, clip)
         parts = (batch.captions, batch.wrong[batch.has_wrong], batch.names, batch.grounds)
         # Of sequences this short the plain form is a fifth faster than the fused one.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            seen, said = model.encode_image(x), _encoded(model, torch.cat(parts))
-        seen, said = F.normalize(seen.float(), dim=-1), F.normalize(said.float(), dim=-1)
+            seen, said = clip.encode_image(x), _encoded(clip, torch.cat(parts))
+        seen, said = _unit(seen), _unit(said)
         captions, wrong, names, grounds = said.split([len(part) for part in parts])
-        scale = model.logit_scale.clamp(max=4.6052).exp()
+        scale = clip.logit_scale.clamp(max=4.6052).exp()
         own_wrong = torch.full((len(x),), float("-inf"))
         own_wrong[batch.has_wrong] = scale * (seen[batch.has_wrong] * wrong).sum(1)
         pair = matched_pairs(scale * seen @ captions.T, own_wrong, batch.also_true)
-        name = one_of_bank(scale * seen @ names.T, batch.shown)
+        anchors, places = _unit(model.objects), _unit(model.grounds)
+        name = one_of_bank(scale * seen @ names.T, batch.shown[:, batch.named])
         ground = one_of_bank(scale * seen @ grounds.T, batch.ground)
-        return pair + name + 0.5 * ground, {
+        found = one_of_bank(scale * seen @ anchors.T, batch.shown)
+        stood = one_of_bank(scale * seen @ places.T, batch.ground)
+        meant = F.cross_entropy(scale * names @ anchors.T, batch.named)
+        meant = meant + F.cross_entropy(scale * grounds @ places.T, torch.arange(len(places)))
+        total = pair + name + found + meant + 0.5 * (ground + stood)
+        return total, {
             "pair": pair.item(),
             "name": name.item(),
+            "found": found.item(),
+            "meant": meant.item(),
             "ground": ground.item(),
             "scale": scale.item(),
         }
@@ -147,7 +178,8 @@ class OchreClip:
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Share named right on the validation split; distorted pictures by their own seed."""
-        assert isinstance(model, Clip)
+        assert isinstance(model, Trainee)
+        clip = model.clip
         rng = np.random.Generator(np.random.PCG64([77]))
         truth = colour_pairs("validation")
         chosen = [truth[i] for i in rng.permutation(len(truth))[:300]]
@@ -158,8 +190,8 @@ class OchreClip:
         colours = BACKGROUNDS[:12]
         glyphs = objects()[: glyph_count()]
         texts = [f"a {o.name} on a {colour} background" for o in glyphs for colour in colours]
-        hit = _best(model, [draw(scene, 64) for scene in scenes], texts)
-        zh = _best(model, [draw(scene, 64) for scene in scenes], [o.zh for o in glyphs])
+        hit = _best(clip, [draw(scene, 64) for scene in scenes], texts)
+        zh = _best(clip, [draw(scene, 64) for scene in scenes], [o.zh for o in glyphs])
         truth_pair = torch.tensor([i * 12 + colours.index(c) for i, c in chosen])
         truth_object = truth_pair // 12
         distorted, what = [], []
@@ -167,7 +199,7 @@ class OchreClip:
             what.append(int(rng.integers(glyph_count())))
             distorted.append(wild.wild(rng, what[-1], wild.KINDS[k % 8]))
         names = [o.name for o in objects()]
-        found = _best(model, distorted, [f"a photo of a {name}." for name in names])
+        found = _best(clip, distorted, [f"a photo of a {name}." for name in names])
         result = {
             "object": (hit // 12 == truth_object).float().mean().item(),
             "pair": (hit == truth_pair).float().mean().item(),
@@ -180,9 +212,9 @@ class OchreClip:
         """Write the averaged model as a folder that `lascaux.load` reads."""
         from lascaux.weights.load import save
 
-        assert isinstance(model, Clip)
-        model.tokenizer = tokenizer()
-        save(model, folder, dtype=torch.float16)
+        assert isinstance(model, Trainee)
+        model.clip.tokenizer = tokenizer()
+        save(model.clip, folder, dtype=torch.float16)
 
     def _language(self, rng: np.random.Generator):
         return "zh" if rng.random() < self.chinese else "en"
@@ -295,9 +327,7 @@ def _made_wrong(scene: Scene, rng: np.random.Generator) -> Scene:
     while other in present:
         other = choice[rng.integers(len(choice))]
     first = things[0].object
-    changed = tuple(
-        Thing(other, t.x, t.y, t.size) if t.object == first else t for t in things
-    )
+    changed = tuple(Thing(other, t.x, t.y, t.size) if t.object == first else t for t in things)
     return Scene(scene.background, changed, scene.variant)
 
 
@@ -328,6 +358,10 @@ def _normalised(pictures: Tensor, model: Clip) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def _unit(vectors: Tensor) -> Tensor:
+    return F.normalize(vectors.float(), dim=-1)
+
+
 def _encoded(model: Clip, ids: Tensor) -> Tensor:
     """Embeddings of texts, those of like length computed together: most are short."""
     order = (ids > 0).sum(1).argsort()
@@ -339,19 +373,21 @@ def _best(model: Clip, pictures: list[Image.Image], texts: list[str]) -> Tensor:
     """For each picture the number of the text that fits best."""
     size = model.config.image_size
     pixels = torch.from_numpy(np.stack([_pixels(picture, size) for picture in pictures]))
-    seen = torch.cat([model.encode_image(_normalised(p, model)) for p in pixels.permute(0, 3, 1, 2).split(128)])
+    seen = torch.cat(
+        [model.encode_image(_normalised(p, model)) for p in pixels.permute(0, 3, 1, 2).split(128)]
+    )
     ids = tokenizer()(texts)
     said = torch.cat([model.encode_text(part) for part in ids.split(512)])
     return model.logits(seen, said).argmax(1)
 
 
-def _started(run: Path, model: Clip) -> dict[str, Tensor]:
+def _started(run: Path, model: Trainee) -> dict[str, Tensor]:
     """The averaged weights of another run, positions of the attention pool resized to fit."""
     path = run / "checkpoint.pt"
     if not path.exists():
         raise BadInput(f"start={run}: no checkpoint.pt there; name the folder of a run")
     state = torch.load(path, map_location="cpu", weights_only=True)["averaged"]
-    key = "image.pool.positions"
+    key = "clip.image.pool.positions"
     wanted = model.state_dict()[key]
     mean, grid = state[key][:1], state[key][1:]
     old, new = round(len(grid) ** 0.5), round((len(wanted) - 1) ** 0.5)

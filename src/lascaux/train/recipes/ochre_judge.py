@@ -137,7 +137,9 @@ def make_batch(rng: np.random.Generator, split: str, count: int, spoiled: float)
         if proper[row]:
             present[row, [thing.object for thing in scene.things]] = True
             number[row] = len(scene.things)
-            pictures[row] = _handled(draw(scene, size), rng) if rng.random() < 0.4 else draw(scene, size)
+            pictures[row] = (
+                _handled(draw(scene, size), rng) if rng.random() < 0.4 else draw(scene, size)
+            )
         else:
             number[row] = 0
             pictures[row] = spoil(scene, SPOILS[rng.integers(len(SPOILS))], rng, size)

@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+import torch
+
+from lascaux.data.world import BACKGROUNDS, objects
+from lascaux.data.world.objects import digit_scans
+from lascaux.errors import BadInput
+from lascaux.train.contrastive import matched_pairs, one_of_bank
+from lascaux.train.recipes import ochre_clip
+from lascaux.train.recipes.ochre_clip import Example, OchreClip
+from lascaux.train.recipes.ochre_judge import OchreJudge, make_batch
+
+
+def test_matched_pairs_without_accidents_is_the_published_loss():
+    logits = torch.randn(6, 6)
+    own = torch.arange(6)
+    cross = torch.nn.functional.cross_entropy
+    published = (cross(logits, own) + cross(logits.T, own)) / 2
+    none = torch.full((6,), float("-inf"))
+    ours = matched_pairs(logits, none, torch.zeros(6, 6, dtype=torch.bool))
+    torch.testing.assert_close(ours, published)
+
+
+def test_what_is_true_by_accident_neither_helps_nor_harms():
+    logits = torch.randn(4, 4)
+    spared = torch.zeros(4, 4, dtype=torch.bool)
+    spared[0, 2] = True
+    none = torch.full((4,), float("-inf"))
+    changed = logits.clone()
+    changed[0, 2] += 10
+    assert matched_pairs(logits, none, spared) == matched_pairs(changed, none, spared)
+
+
+def test_two_true_names_share_the_weight_and_none_counts_nothing():
+    logits = torch.zeros(2, 5)
+    true = torch.zeros(2, 5, dtype=torch.bool)
+    assert one_of_bank(logits, true) == 0
+    true[0, 1] = true[0, 3] = True
+    torch.testing.assert_close(one_of_bank(logits, true), torch.tensor(5.0).log())
+
+
+def test_a_batch_depends_on_its_step_alone():
+    recipe = OchreClip(batch_size=12)
+    first, again, other = recipe.batch(3), recipe.batch(3), recipe.batch(4)
+    assert torch.equal(first.pictures, again.pictures)
+    assert torch.equal(first.captions, again.captions)
+    assert not torch.equal(first.pictures, other.pictures)
+
+
+def test_true_captions_of_other_pictures_are_known():
+    def example(things, background, count):
+        return Example(np.zeros(0), "", None, frozenset(things), background, count)
+
+    made = [
+        example({1}, "red", 1),
+        example({1}, None, None),  # a distorted picture, named only
+        example({1}, "blue", 1),
+        example({1, 2}, "red", 2),
+        example({1}, "red", 3),
+    ]
+    true = ochre_clip._also_true(made)
+    assert true[0, 1]  # the name alone is true of any picture of it
+    assert true[3, 1]
+    assert not true[0, 2]  # another background
+    assert not true[0, 4]  # another count
+    assert not true[0, 3]  # a second object that is not there
+
+
+def test_training_never_sees_a_held_out_scan_or_pair(monkeypatch):
+    seen = []
+    real = ochre_clip.sample
+    monkeypatch.setattr(
+        ochre_clip, "sample", lambda *a, **k: seen.append(real(*a, **k)) or seen[-1]
+    )
+    OchreClip(batch_size=64, scenes=1.0).batch(0)
+    held = digit_scans()[2]
+    test = ochre_clip.pairs("test", digits=True)
+    for scene in seen:
+        for thing in scene.things:
+            assert thing.object not in test[scene.background]
+            if objects()[thing.object].digit is not None:
+                assert not held[thing.scan]
+
+
+def test_a_missing_folder_of_glyphs_is_named(tmp_path):
+    with pytest.raises(BadInput, match="make_other_glyphs"):
+        OchreClip(batch_size=8, scenes=0.0, digits=0.0, glyphs=str(tmp_path / "no")).batch(0)
+
+
+def test_the_judge_learns_presence_only_of_what_is_properly_there():
+    rng = np.random.Generator(np.random.PCG64([0]))
+    batch = make_batch(rng, "train", 32, 0.5)
+    assert 0 < batch.proper.sum() < 32
+    assert (batch.present.any(1) == batch.proper).all()
+    assert ((batch.count > 0) == batch.proper).all()
+    assert batch.maps.max() < len(BACKGROUNDS) + len(objects())
+
+
+@pytest.mark.parametrize("recipe", [OchreClip(batch_size=4), OchreJudge(batch_size=4)])
+def test_a_step_gives_a_finite_loss_with_gradients(recipe):
+    torch.manual_seed(0)
+    model = recipe.build().train()
+    loss, figures = recipe.loss(model, recipe.batch(0))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(np.isfinite(value) for value in figures.values())
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert without == []
