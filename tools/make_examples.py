@@ -26,10 +26,25 @@ header{background:#2f6fde;color:#fff;padding:18px 26px;font-weight:600}
 </style><header>Saturday plans</header>
 <div class=m>what shall we eat tonight?</div><div class="m o b">&#x1F355;</div>
 <div class="m o">see you at seven</div>"""
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --window-size=640,560"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--window-size=640,560",
+]
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--window-size=640,560",
+]
 
 
 def index_of(name: str) -> int:

@@ -4,9 +4,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lascaux.data.world import BACKGROUNDS, COLOURS, Scene, Thing, caption, draw, draw_map, objects
+from lascaux.data.world import (
+    BACKGROUNDS,
+    COLOURS,
+    Scene,
+    Thing,
+    caption,
+    draw,
+    draw_map,
+    objects,
+    tags,
+)
 from lascaux.data.world import sample as sample_scene
-from lascaux.data.world import tags
 from lascaux.data.world.backgrounds import background
 from lascaux.data.world.language import ZH, relation
 from lascaux.data.world.objects import digit_scans, glyph, glyph_count, scans_of

@@ -16,7 +16,7 @@ def test_a_verdict_has_a_logit_for_everything_and_a_map_of_full_size(judge: Judg
     seen = judge(torch.rand(3, 3, 32, 32))
     assert seen.objects.shape == (3, 9)
     assert seen.background.shape == (3, 4)
-    assert seen.count.shape == (3, 5)
+    assert seen.number.shape == (3, 5)
     shown = judge.pixels(seen)
     assert shown.shape == (3, 32, 32)
     assert int(shown.max()) < 13
@@ -34,7 +34,7 @@ def test_gradients_reach_every_parameter(judge: Judge):
     judge.zero_grad()
     seen = judge(torch.rand(2, 3, 32, 32))
     maps = judge.classes(seen.features)
-    (seen.objects.sum() + seen.background.sum() + seen.count.sum() + maps.sum()).backward()
+    (seen.objects.sum() + seen.background.sum() + seen.number.sum() + maps.sum()).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in judge.parameters())
 
 

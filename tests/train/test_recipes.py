@@ -92,7 +92,7 @@ def test_the_judge_learns_presence_only_of_what_is_properly_there():
     batch = make_batch(rng, "train", 32, 0.5)
     assert 0 < batch.proper.sum() < 32
     assert (batch.present.any(1) == batch.proper).all()
-    assert ((batch.count > 0) == batch.proper).all()
+    assert ((batch.number > 0) == batch.proper).all()
     assert batch.maps.max() < len(BACKGROUNDS) + len(objects())
 
 

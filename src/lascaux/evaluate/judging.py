@@ -41,7 +41,7 @@ def judged(
         BadPicture: one of the pictures cannot be read.
     """
     size = judge.config.image_size
-    how = Preprocessing(size=size, resize="squash", mean=(0.0,) * 3, std=(1.0,) * 3)
+    how = Preprocessing(size=size, resize="squash", mean=(0, 0, 0), std=(1, 1, 1))
     batch: list[Image.Image] = []
     for picture in pictures:
         batch.append(picture)
@@ -60,7 +60,7 @@ def _batch(
         raise failures[0][1]
     seen = judge(x.to(judge.device))
     maps = judge.pixels(seen).to(torch.int32).cpu().numpy().astype(np.uint16)
-    counts = seen.count.argmax(1).tolist()
+    counts = seen.number.argmax(1).tolist()
     grounds = seen.background.argmax(1).tolist()
     for row, probability in enumerate(seen.objects.float().sigmoid().cpu()):
         shown = _present(probability, judge.config.presence)

@@ -45,7 +45,7 @@ class Verdict(NamedTuple):
 
     objects: Float[Tensor, "b o"]  # of each object's presence, independent (sigmoid)
     background: Float[Tensor, "b g"]  # softmax
-    count: Float[Tensor, "b k"]  # of 0 to max_count objects, softmax
+    number: Float[Tensor, "b k"]  # of 0 to max_count objects, softmax
     features: Float[Tensor, "b c y x"]  # from which `pixels` gives the map
 
 

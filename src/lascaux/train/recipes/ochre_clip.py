@@ -257,7 +257,7 @@ class Example(NamedTuple):
     wrong: str | None
     objects: frozenset[int]
     background: str | None
-    count: int | None
+    number: int | None
 
 
 @cache
@@ -308,13 +308,13 @@ def _pixels(picture: Image.Image, size: int) -> np.ndarray:
 
 def _made_wrong(scene: Scene, rng: np.random.Generator) -> Scene:
     """The scene with one thing about it changed: background, an object, order or count."""
-    change = rng.integers(3)
-    things = scene.things
+    change, things = rng.integers(3), scene.things
+    first = things[0].object
     if change == 0:
         others = [name for name in BACKGROUNDS if name != scene.background]
         return Scene(others[rng.integers(len(others))], things, scene.variant)
     if change == 1 and len(things) > 1:
-        if things[0].object != things[1].object:
+        if first != things[1].object:
             swapped = tuple(
                 Thing(b.object, a.x, a.y, a.size) for a, b in zip(things, things[::-1], strict=True)
             )
@@ -323,10 +323,9 @@ def _made_wrong(scene: Scene, rng: np.random.Generator) -> Scene:
         return Scene(scene.background, (things * 2)[:fewer], scene.variant)
     choice = pairs("train")[scene.background]
     present = {thing.object for thing in things}
-    other = things[0].object
+    other = first
     while other in present:
         other = choice[rng.integers(len(choice))]
-    first = things[0].object
     changed = tuple(Thing(other, t.x, t.y, t.size) if t.object == first else t for t in things)
     return Scene(scene.background, changed, scene.variant)
 
@@ -346,8 +345,8 @@ def _also_true(made: list[Example]) -> Tensor:
                     continue
                 ground = None in (text.background, picture.background)
                 ground = ground or text.background == picture.background
-                count = None in (text.count, picture.count) or text.count == picture.count
-                result[i, j] = ground and count
+                number = None in (text.number, picture.number) or text.number == picture.number
+                result[i, j] = ground and number
     return result
 
 

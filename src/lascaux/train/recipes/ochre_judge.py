@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lascaux.data.world.backgrounds import BACKGROUNDS
 from lascaux.data.world.objects import objects
 from lascaux.data.world.sampling import sample
-from lascaux.data.world.scene import Scene, draw, draw_map
+from lascaux.data.world.scene import draw, draw_map
 from lascaux.data.world.spoiled import SPOILS, spoil
 from lascaux.models.judge import Judge, JudgeConfig
 
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     pictures: Tensor  # uint8 b 3 y x
     present: Tensor  # bool b o
     background: Tensor  # int64 b
-    count: Tensor  # int64 b
+    number: Tensor  # int64 b, how many objects
     maps: Tensor  # int64 b y x
     proper: Tensor  # bool b: not spoiled
 
@@ -56,7 +56,10 @@ class OchreJudge:
     def build(self) -> nn.Module:
         """A judge of the world's objects and backgrounds."""
         config = JudgeConfig(objects=len(objects()), backgrounds=len(BACKGROUNDS))
-        judge = Judge(config).to(memory_format=torch.channels_last)
+        judge = Judge(config)
+        for parameter in judge.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         # Of 325 objects nearly all are absent; starting there saves the first thousand steps.
         nn.init.constant_(judge.objects.bias, -5.0)
         return judge
@@ -77,7 +80,7 @@ class OchreJudge:
         )
         presence = presence.sum(1).mean()
         background = F.cross_entropy(seen.background.float(), batch.background)
-        count = F.cross_entropy(seen.count.float(), batch.count)
+        count = F.cross_entropy(seen.number.float(), batch.number)
         where = torch.randint(batch.maps[0].numel(), (len(x), self.map_pixels))
         features = seen.features.flatten(2).transpose(1, 2)
         features = features.gather(1, where[..., None].expand(-1, -1, features.shape[2]))
@@ -94,7 +97,7 @@ class OchreJudge:
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """Share of right answers on scenes of the validation split, and of spoiled pictures passed."""
+        """Shares of right answers on the validation split, and of spoiled pictures passed."""
         assert isinstance(model, Judge)
         rng = np.random.Generator(np.random.PCG64([99]))
         totals = dict.fromkeys(("objects", "background", "count", "pixels", "passed"), 0.0)
@@ -106,7 +109,7 @@ class OchreJudge:
             totals["objects"] += (found == batch.present).all(1).float().mean().item()
             right = seen.background.argmax(1) == batch.background
             totals["background"] += right.float().mean().item()
-            totals["count"] += (seen.count.argmax(1) == batch.count).float().mean().item()
+            totals["count"] += (seen.number.argmax(1) == batch.number).float().mean().item()
             totals["pixels"] += (model.pixels(seen) == batch.maps).float().mean().item()
             batch = make_batch(rng, "validation", 128, 1.0)
             seen = model(batch.pictures.float() / 255)
@@ -137,9 +140,8 @@ def make_batch(rng: np.random.Generator, split: str, count: int, spoiled: float)
         if proper[row]:
             present[row, [thing.object for thing in scene.things]] = True
             number[row] = len(scene.things)
-            pictures[row] = (
-                _handled(draw(scene, size), rng) if rng.random() < 0.4 else draw(scene, size)
-            )
+            drawn = draw(scene, size)
+            pictures[row] = _handled(drawn, rng) if rng.random() < 0.4 else np.asarray(drawn)
         else:
             number[row] = 0
             pictures[row] = spoil(scene, SPOILS[rng.integers(len(SPOILS))], rng, size)
@@ -165,9 +167,3 @@ def _handled(picture: Image.Image, rng: np.random.Generator) -> np.ndarray:
         sigma = np.float32(rng.uniform(1, 8))
         pixels = pixels + sigma * rng.standard_normal(pixels.shape, dtype=np.float32)
     return np.clip(pixels, 0, 255).astype(np.uint8)
-
-
-def single_scene_answers(scene: Scene) -> tuple[set[int], int, int]:
-    """What a right verdict on `scene` says: its objects, its background, its count."""
-    present = {thing.object for thing in scene.things}
-    return present, BACKGROUNDS.index(scene.background), len(scene.things)
