@@ -36,15 +36,6 @@ FLAGS = [
     "--hide-scrollbars",
     "--window-size=640,560",
 ]
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--window-size=640,560",
-]
 
 
 def index_of(name: str) -> int:
