@@ -50,6 +50,18 @@ class Line:
         torch.save(model.state_dict(), folder / "weights.pt")
 
 
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+class Refusing(Line):
+    def batch(self, step: int) -> Tensor:
+        raise BadInput("no such data")
+
+
 def weights(folder: Path) -> dict[str, Tensor]:
     return torch.load(folder / "model" / "weights.pt", weights_only=True)
 
@@ -70,12 +82,12 @@ def test_a_stopped_run_ends_with_the_same_bits_as_one_never_stopped(tmp_path: Pa
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, how: signal.Signals):
-    assert train(Line(), tmp_path / "whole")
+    assert train(Line(), tmp_path / "whole", threads=1)
     script = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from test_loop import Line, train\n"
         "from pathlib import Path\n"
-        f"train(Line(), Path({str(tmp_path / 'killed')!r}), save_every_seconds=0.05)"
+        f"train(Line(), Path({str(tmp_path / 'killed')!r}), save_every_seconds=0.05, threads=1)"
     )
     run = subprocess.Popen(
         [sys.executable, "-c", script], env=os.environ | {"SECONDS_A_STEP": "0.1"}
@@ -89,7 +101,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, how: signal.Signa
     run.wait(30)
     assert (tmp_path / "killed" / CHECKPOINT).exists()
     assert not (tmp_path / "killed" / "model").exists()
-    assert train(Line(), tmp_path / "killed")
+    assert train(Line(), tmp_path / "killed", threads=1)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 
 
@@ -132,3 +144,20 @@ def test_a_diverging_loss_stops_the_run_in_words(tmp_path: Path):
 
     with pytest.raises(BadInput, match=r"step 0: the loss is nan; lower learning_rate"):
         train(Diverging(), tmp_path)
+
+
+def test_what_a_batch_refuses_is_said_in_its_own_words(tmp_path: Path):
+    with pytest.raises(BadInput, match=r"^no such data$"):
+        train(Refusing(), tmp_path)
+
+
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path):
+    torch.save({"state_dict": {}}, tmp_path / CHECKPOINT)
+    with pytest.raises(BrokenFile, match="is no checkpoint of a training run"):
+        train(Line(), tmp_path)
+
+
+def test_a_run_where_no_folder_can_be_made_is_refused(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="no folder can be made there"):
+        train(Line(), tmp_path / "file" / "run")
