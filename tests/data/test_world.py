@@ -9,6 +9,7 @@ from lascaux.data.world import (
     COLOURS,
     Scene,
     Thing,
+    backgrounds,
     caption,
     draw,
     draw_map,
@@ -59,7 +60,7 @@ def test_the_same_seed_gives_the_same_picture_and_another_seed_another():
 @pytest.mark.parametrize("name", BACKGROUNDS)
 def test_a_background_is_the_same_every_time(name: str):
     drawn = digest(background(name, 3, 64))
-    background.cache_clear()
+    backgrounds._kept.cache_clear()
     assert digest(background(name, 3, 64)) == drawn
 
 

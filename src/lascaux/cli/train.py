@@ -4,6 +4,7 @@ import argparse
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from lascaux.cli.flags import HelpPages, WrongUse, add_flags, options_from
 
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=about.splitlines()[0].split(": ", 1)[-1],
             description=about,
             formatter_class=HelpPages,
+            allow_abbrev=False,
         )
         add_flags(recipe, getattr(module, RECIPES[name]))
         recipe.add_argument("--name", default="0", help="of the run (default: 0)")
@@ -46,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     settings = getattr(import_module(_module(arguments.recipe)), RECIPES[arguments.recipe])
     recipe = options_from(arguments, settings)
+    _refuse_nonsense(recipe, arguments.threads)
     folder = arguments.runs / f"{arguments.recipe}-{arguments.name}"
     finished = train(
         recipe,
@@ -58,6 +61,16 @@ def run(arguments: argparse.Namespace) -> int:
         return 130
     print(f"finished: {folder / 'model'}", file=sys.stderr)
     return 0
+
+
+def _refuse_nonsense(recipe: Any, threads: int | None) -> None:
+    least = {"steps": 1, "batch_size": 1, "seed": 0, "warmup_steps": 0, "cooldown_steps": 0}
+    for field, low in least.items():
+        if getattr(recipe, field) < low:
+            flag = field.replace("_", "-")
+            raise WrongUse(f"--{flag} is {getattr(recipe, field)}; it must be at least {low}")
+    if threads is not None and threads < 1:
+        raise WrongUse(f"--threads is {threads}; it must be at least 1")
 
 
 def _module(recipe: str) -> str:

@@ -24,27 +24,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Draw the scenes; `captions.jsonl` in the folder tells what each one shows."""
     import json
-    import os
 
     import numpy as np
     from PIL import Image
 
     from lascaux.data.world import caption, draw, draw_map, sample, tags
+    from lascaux.tasks.aside import written_aside
 
     if arguments.n < 1 or not 8 <= arguments.size <= 2048:
         raise WrongUse("--n must be at least 1 and --size between 8 and 2048")
     if arguments.seed < 0:
         raise WrongUse("--seed must be 0 or more")
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WrongUse(f"--out {arguments.out}: no folder can be made there") from error
     lines = []
     for seed in range(arguments.seed, arguments.seed + arguments.n):
         rng = np.random.Generator(np.random.PCG64([seed]))
         scene = sample(rng, arguments.split, arguments.kind, digits=arguments.digits)
         name = f"{arguments.split}-{seed:06d}.png"
-        draw(scene, arguments.size).save(arguments.out / name)
+        with written_aside(arguments.out / name) as part:
+            draw(scene, arguments.size).save(part, "PNG")
         if arguments.maps:
             shown = Image.fromarray(draw_map(scene, arguments.size))
-            shown.save(arguments.out / name.replace(".png", ".map.png"))
+            with written_aside(arguments.out / name.replace(".png", ".map.png")) as part:
+                shown.save(part, "PNG")
         described = {
             "file": name,
             "seed": seed,
@@ -56,7 +61,6 @@ def run(arguments: argparse.Namespace) -> int:
         }
         lines.append(json.dumps(described, ensure_ascii=False))
         print(lines[-1] if arguments.json else f"{name}  {described['caption']}")
-    aside = arguments.out / "captions.jsonl.part"
-    aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(aside, arguments.out / "captions.jsonl")
+    with written_aside(arguments.out / "captions.jsonl") as part:
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return 0

@@ -21,7 +21,7 @@ from lascaux.data.world.objects import digit_scans, glyph_count
 from lascaux.data.world.sampling import SIZES, colour_pairs, single
 from lascaux.data.world.scene import draw
 from lascaux.data.world.wild import KINDS, fixed_set, wild
-from lascaux.errors import BadInput
+from lascaux.errors import BadInput, Unsupported
 from lascaux.evaluate.report import Figure, Report
 from lascaux.models.clip import Clip
 from lascaux.tasks.classify import Classifier, weights_hash
@@ -30,6 +30,7 @@ from lascaux.weights.load import load
 PAIR = "a {object} on a {colour} background"
 NAME = "a photo of a {}."
 DIGIT = "a handwritten digit {}"
+SEEDS = {"scenes": 0x7E57, "other_fonts": 0xF0}
 
 
 def evaluate(model: str = "ochre-clip", glyphs: Path | None = None) -> Report:
@@ -42,9 +43,14 @@ def evaluate(model: str = "ochre-clip", glyphs: Path | None = None) -> Report:
 
     Raises:
         MissingExtra: scikit-learn, which brings the digits, is not installed.
-        BadInput: `glyphs` is no folder.
+        BadInput: `glyphs` is no folder, or holds no glyphs.
+        Unsupported: the model is no CLIP.
     """
+    if glyphs is not None and not any(glyphs.glob("*/*.png")):
+        raise BadInput(f"no glyphs in {glyphs}: make them with tools/make_other_glyphs.py")
     clip = load(model)
+    if not isinstance(clip, Clip):
+        raise Unsupported(f"{model} is a {type(clip).__name__}; this benchmark is of a CLIP")
     figures = [*_scenes(clip), *_digits(clip), *_distorted(clip)]
     if glyphs is not None:
         figures += _other_fonts(clip, glyphs)
@@ -53,6 +59,7 @@ def evaluate(model: str = "ochre-clip", glyphs: Path | None = None) -> Report:
         "name": NAME,
         "digit": DIGIT,
         "scene_pixels": 64,
+        "seeds": SEEDS,
         "dtype": "float32",
         "device": "cpu",
         "glyphs": str(glyphs) if glyphs else None,
@@ -61,7 +68,7 @@ def evaluate(model: str = "ochre-clip", glyphs: Path | None = None) -> Report:
 
 
 def _scenes(clip: Clip) -> list[Figure]:
-    rng = np.random.Generator(np.random.PCG64([0x7E57]))
+    rng = np.random.Generator(np.random.PCG64([SEEDS["scenes"]]))
     truth = colour_pairs("test")
     sizes = tuple(SIZES)
     pictures = [
@@ -115,11 +122,9 @@ def _distorted(clip: Clip) -> list[Figure]:
 
 
 def _other_fonts(clip: Clip, folder: Path) -> list[Figure]:
-    if not folder.is_dir():
-        raise BadInput(f"no folder {folder}: make it with tools/make_other_glyphs.py")
     figures = []
     for font in sorted(path for path in folder.iterdir() if path.is_dir()):
-        rng = np.random.Generator(np.random.PCG64([0xF0]))
+        rng = np.random.Generator(np.random.PCG64([SEEDS["other_fonts"]]))
         pictures, truth = [], []
         for thing in objects():
             file = font / f"{thing.code}.png"
@@ -130,6 +135,8 @@ def _other_fonts(clip: Clip, folder: Path) -> list[Figure]:
             for kind in KINDS:
                 pictures.append(wild(rng, thing.index, kind, artist=lambda _, other=other: other))
                 truth.append(thing.index)
+        if not truth:
+            continue
         figures.append(
             _share(
                 f"distorted, {font.name}", _named(clip, pictures, truth), "glyphs never trained on"

@@ -20,11 +20,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from lascaux.errors import BadInput, BrokenFile
+from lascaux.errors import BadInput, BrokenFile, LascauxError
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
+_KEPT = {"recipe", "settings", "step", "model", "averaged", "optimiser", "torch_rng"}
 
 
 @runtime_checkable
@@ -94,12 +95,16 @@ def train(
         report: called with the figures of every tenth step.
 
     Raises:
-        BadInput: the folder holds a checkpoint of another recipe or of other settings.
+        BadInput: the folder holds a checkpoint of another recipe or of other settings, or cannot
+            be made.
         BrokenFile: the checkpoint cannot be read.
     """
     if threads:
         torch.set_num_threads(threads)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{folder}: no folder can be made there: {error.strerror}") from error
     torch.manual_seed(recipe.seed)
     model = recipe.build()
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
@@ -169,7 +174,10 @@ def _batches(recipe: Recipe, first: int, last: int) -> Iterator[tuple[int, Any]]
         # Its own, for a loader draws once when it starts, and a resumed run starts once more.
         generator=torch.Generator(),
     )
-    yield from zip(range(first, last), loader, strict=True)
+    for step, batch in zip(range(first, last), loader, strict=True):
+        if isinstance(batch, LascauxError):
+            raise batch
+        yield step, batch
 
 
 class _Steps:
@@ -179,7 +187,11 @@ class _Steps:
         self.recipe = recipe
 
     def __getitem__(self, step: int) -> Any:
-        return self.recipe.batch(step)
+        try:
+            return self.recipe.batch(step)
+        except LascauxError as error:
+            # Raised on the other side, or the loader would put a traceback into its message.
+            return error
 
     def __len__(self) -> int:
         return self.recipe.steps
@@ -254,6 +266,7 @@ def _save(
         "averaged": averaged.state_dict(),
         "optimiser": optimiser.state_dict(),
         "torch_rng": torch.get_rng_state(),
+        "threads": torch.get_num_threads(),
     }
     aside = folder / f"{CHECKPOINT}.part"
     with aside.open("wb") as file:
@@ -279,6 +292,8 @@ def _resume(
         raise BrokenFile(
             f"{path}: cannot be read ({broken}); delete it to start this run anew"
         ) from broken
+    if not isinstance(state, dict) or not state.keys() >= _KEPT:
+        raise BrokenFile(f"{path} is no checkpoint of a training run; choose another folder")
     if state["recipe"] != recipe.name:
         raise BadInput(
             f"{path} is a checkpoint of recipe {state['recipe']!r}, not of {recipe.name!r}; "
@@ -293,5 +308,13 @@ def _resume(
     averaged.load_state_dict(state["averaged"])
     optimiser.load_state_dict(state["optimiser"])
     torch.set_rng_state(state["torch_rng"])
+    if (threads := state.get("threads", torch.get_num_threads())) != torch.get_num_threads():
+        # Sums are split among threads, so their number decides the last bits.
+        log.warning(
+            "%s was made with %d threads, this run has %d: it goes on, but not to the same bits",
+            path,
+            threads,
+            torch.get_num_threads(),
+        )
     log.info("resumed %s at step %d", path, state["step"])
     return state["step"]

@@ -26,10 +26,10 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 PLACES = ("meadow", "sea", "night", "desert", "snow", "street", "room", "forest")
 BACKGROUNDS = (*COLOURS, *PLACES)
 VARIANTS = 64  # of every background; a colour varies in shade, a place in what stands where
+_KEPT = 128  # pixels up to which a picture is drawn once and kept
 _SHADE = 12  # largest deviation of a shade from its named colour, of 255
 
 
-@lru_cache(maxsize=4096)
 def background(name: str, variant: int, size: int) -> Image.Image:
     """The background `name` as an RGB picture of `size` x `size` pixels; do not write into it.
 
@@ -38,6 +38,11 @@ def background(name: str, variant: int, size: int) -> Image.Image:
     """
     if not 0 <= variant < VARIANTS:
         raise ValueError(f"variant {variant}: expected 0 to {VARIANTS - 1}")
+    # All the large ones together would not fit into memory.
+    return (_kept if size <= _KEPT else _painted)(name, variant, size)
+
+
+def _painted(name: str, variant: int, size: int) -> Image.Image:
     rng = np.random.Generator(np.random.PCG64([BACKGROUNDS.index(_known(name)), variant]))
     if name in COLOURS:
         shade = np.clip(np.array(COLOURS[name]) + rng.integers(-_SHADE, _SHADE + 1, 3), 0, 255)
@@ -46,6 +51,9 @@ def background(name: str, variant: int, size: int) -> Image.Image:
     canvas = Image.new("RGB", (2 * size, 2 * size))
     _PAINTERS[name](canvas, rng)
     return canvas.reduce(2)
+
+
+_kept = lru_cache(maxsize=4096)(_painted)
 
 
 def _known(name: str) -> str:
@@ -70,9 +78,9 @@ def _hills(canvas: Image.Image, rng: np.random.Generator, base: float, lift: flo
     """A wavy ground whose upper edge runs about `base` (fraction of the height from the top)."""
     side = canvas.width
     x = np.linspace(0, 1, 33)
-    waves = sum(
-        rng.uniform(-1, 1) * np.sin(2 * np.pi * (k * x + rng.uniform(0, 1))) / k for k in (1, 2, 3)
-    )
+    waves = np.zeros(len(x))
+    for k in (1, 2, 3):
+        waves += rng.uniform(-1, 1) * np.sin(2 * np.pi * (k * x + rng.uniform(0, 1))) / k
     edge = [
         (float(a * side), float((base + lift * w) * side)) for a, w in zip(x, waves, strict=True)
     ]

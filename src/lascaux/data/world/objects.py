@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,6 +18,7 @@ from PIL import Image
 from lascaux.errors import BrokenFile, MissingExtra
 
 _FOLDER = Path(__file__).parent
+_KEPT = 128  # pixels up to which a scaled glyph is kept
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,14 @@ def glyph(index: int) -> Image.Image:
     return cell.crop(cell.getbbox())
 
 
-@lru_cache(maxsize=16384)
 def scaled_glyph(index: int, side: int) -> Image.Image:
     """The glyph of object `index` with its longer side `side` pixels; do not write into it."""
+    # Large ones, kept for every side, would fill the memory.
+    return _kept(index, side) if side <= _KEPT else _fit(glyph(index), side)
+
+
+@lru_cache(maxsize=16384)
+def _kept(index: int, side: int) -> Image.Image:
     return _fit(glyph(index), side)
 
 
@@ -107,7 +114,7 @@ def digit_scans() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             "handwritten digits come with scikit-learn, which is not installed; "
             "install it with: pip install 'lascaux[train]'"
         ) from missing
-    data = load_digits()
+    data: Any = load_digits()
     held_out = np.arange(len(data.target)) % 3 == 0
     return data.images.astype(np.uint8), data.target.astype(np.int64), held_out
 
@@ -127,7 +134,8 @@ def scaled_digit(scan: int, side: int, ink: tuple[int, int, int] = (20, 20, 60))
     smooth = alpha.resize((96, 96), Image.Resampling.BICUBIC)
     picture = Image.new("RGBA", smooth.size, (*ink, 0))
     picture.putalpha(smooth)
-    return _fit(picture.crop(smooth.point(lambda level: 255 * (level > 40)).getbbox()), side)
+    visible = smooth.point([255 * (level > 40) for level in range(256)])
+    return _fit(picture.crop(visible.getbbox()), side)
 
 
 def _fit(picture: Image.Image, side: int) -> Image.Image:

@@ -8,7 +8,7 @@ backgrounds in combinations that were never trained on, and scans of digits neve
 import json
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -50,6 +50,11 @@ def sample(
     different objects side by side or one above the other) or "any" of these.
     `digits` lets handwritten digits appear as objects; it needs scikit-learn.
     """
+    if split not in get_args(Split) or kind not in get_args(Kind):
+        raise ValueError(
+            f"split {split!r}, kind {kind!r}: expected one of {', '.join(get_args(Split))} and one "
+            f"of {', '.join(get_args(Kind))}"
+        )
     if kind == "any":
         kind = ("single", "single", "counted", "related")[rng.integers(4)]
     name = backgrounds[rng.integers(len(backgrounds))]

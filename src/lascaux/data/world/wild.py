@@ -60,7 +60,7 @@ def wild(
     stretch = rng.uniform(1, 1.6) if kind == "screenshot" or rng.random() < 0.3 else 1.0
     size = (round(side * stretch), side)
     if rng.random() < 0.3:
-        size = size[::-1]
+        size = (size[1], size[0])
     canvas = _screen(rng, size) if kind == "screenshot" else _ground(rng, size)
     if kind == "clutter":
         _clutter(rng, canvas, before=True)
