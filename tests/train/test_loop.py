@@ -112,6 +112,15 @@ def test_metrics_are_lines_of_json(tmp_path: Path):
     assert [line["step"] for line in lines if "validation_loss" in line] == [20, 40]
 
 
+def test_metrics_of_steps_that_are_done_again_stand_there_once(tmp_path: Path):
+    train(Line(), tmp_path, stop_after=25)
+    with (tmp_path / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"step": 30, "loss": 1.0}\n{"step": 4')
+    train(Line(), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 20, 30, 40, 40]
+
+
 def test_a_checkpoint_of_other_settings_is_refused_and_kept(tmp_path: Path):
     train(Line(), tmp_path, stop_after=5)
     before = (tmp_path / CHECKPOINT).read_bytes()

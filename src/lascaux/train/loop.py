@@ -25,6 +25,7 @@ from lascaux.errors import BadInput, BrokenFile, LascauxError
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
+METRICS = "metrics.jsonl"
 _KEPT = {"recipe", "settings", "step", "model", "averaged", "optimiser", "torch_rng"}
 
 
@@ -110,10 +111,11 @@ def train(
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
     optimiser = _optimiser(recipe, model)
     first = _resume(recipe, folder, model, averaged, optimiser)
+    _forget_after(first, folder / METRICS)
     stop = _Interruption()
     last_save = time.monotonic()
     last = min(recipe.steps, stop_after if stop_after is not None else recipe.steps)
-    with stop.listening(), (folder / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
+    with stop.listening(), (folder / METRICS).open("a", encoding="utf-8") as metrics:
         started, start_step = time.monotonic(), first
         step = first
         for step, batch in _batches(recipe, first, last):
@@ -220,6 +222,22 @@ class _Interruption:
     def __exit__(self, *reason: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+
+
+def _forget_after(step: int, path: Path) -> None:
+    """Leave out what a killed run noted after its last checkpoint: it will be done again."""
+    if not path.exists():
+        return
+    kept: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue  # cut off when the run was killed
+    aside = path.with_name(f"{path.name}.part")
+    aside.write_text("".join(kept), encoding="utf-8")
+    aside.replace(path)
 
 
 def _optimiser(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
