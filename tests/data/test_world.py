@@ -122,6 +122,16 @@ def test_a_caption_names_background_objects_count_and_order():
     assert tags(three) == ["hot dog", "food and plants", "sea"]
 
 
+def test_a_caption_of_any_scene_says_what_it_shows_and_no_more():
+    assert "red" in caption(Scene("red", ()), rng())
+    assert "红色" in caption(Scene("red", ()), rng(), "zh")
+    several = Scene("red", tuple(Thing(index, 0.5, 0.5, 0.2) for index in (0, 1, 2)))
+    said = {caption(several, rng(seed)) for seed in range(20)}
+    assert all("taco" in text and "burrito" in text and "three" not in text for text in said)
+    assert "热狗、墨西哥卷饼和" in caption(several, rng(), "zh")
+    assert "5 " in caption(Scene("red", (Thing(0, 0.5, 0.5, 0.2),) * 5), rng())
+
+
 def test_distorted_pictures_show_their_object_at_a_quarter_of_the_short_side():
     for number, (picture, index, kind) in enumerate(fixed_set()):
         assert picture.mode == "RGB"

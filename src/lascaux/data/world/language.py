@@ -43,6 +43,8 @@ _SMALL, _LARGE = 0.4, 0.62  # sizes below and above which a caption may say smal
 
 def caption(scene: Scene, rng: np.random.Generator, language: Language = "en") -> str:
     """A sentence that describes `scene`, its wording drawn with `rng`."""
+    if not scene.things:
+        return background_prompt(scene.background, rng, language)
     who = _who_zh(scene, rng) if language == "zh" else _who_en(scene, rng)
     place, colour = scene.background, scene.background in COLOURS
     if language == "zh":
@@ -124,6 +126,10 @@ def _article(name: str) -> str:
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
+def _count(number: int) -> tuple[str, str]:
+    return COUNTS.get(number, (str(number), f"{number}个"))
+
+
 def _plural(name: str) -> str:
     if name.endswith(("s", "sh", "ch", "x", "z")):
         return name + "es"
@@ -141,9 +147,12 @@ def _who_en(scene: Scene, rng: np.random.Generator) -> str:
         if rng.random() < 0.3:
             return f"{_article(a)} and {_article(b)}"
         return f"{_article(a)} {RELATIONS[kind][0]} {_article(b)}"
+    if len(set(things)) > 1:
+        *before, last = [_article(_name(thing, rng)) for thing in things]
+        return f"{', '.join(before)} and {last}"
     name = _name(things[0], rng)
     if len(things) > 1:
-        return f"{COUNTS[len(things)][0]} {_plural(name)}"
+        return f"{_count(len(things))[0]} {_plural(name)}"
     size = scene.things[0].size
     if size < _SMALL and rng.random() < 0.3:
         return f"a small {name}"
@@ -161,8 +170,11 @@ def _who_zh(scene: Scene, rng: np.random.Generator) -> str:
         if rng.random() < 0.3:
             return f"{a}和{b}"
         return a + RELATIONS[kind][1].format(b=b)
+    if len(set(things)) > 1:
+        *before, last = [thing.zh for thing in things]
+        return f"{'、'.join(before)}和{last}"
     if len(things) > 1:
-        return COUNTS[len(things)][1] + things[0].zh
+        return _count(len(things))[1] + things[0].zh
     size = scene.things[0].size
     if size < _SMALL and rng.random() < 0.3:
         return f"小{things[0].zh}"
