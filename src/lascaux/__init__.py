@@ -2,7 +2,7 @@
 
 import lascaux
 
-classifier = lascaux.Classifier("ochre-clip", classes=["cat", "dog", "fire truck"])
+classifier = lascaux.Classifier(["cat", "dog", "fire truck"])
 print(classifier.classify("photo.jpg").labels)
 """
 
