@@ -90,15 +90,19 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, how: signal.Signa
         f"train(Line(), Path({str(tmp_path / 'killed')!r}), save_every_seconds=0.05, threads=1)"
     )
     run = subprocess.Popen(
-        [sys.executable, "-c", script], env=os.environ | {"SECONDS_A_STEP": "0.1"}
+        [sys.executable, "-c", script],
+        env=os.environ | {"SECONDS_A_STEP": "0.1"},
+        start_new_session=True,
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "killed" / CHECKPOINT).exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.3)
     assert run.poll() is None
-    run.send_signal(how)
+    os.killpg(run.pid, how)  # as a terminal and a batch system do: to the helper process too
     run.wait(30)
+    if how == signal.SIGTERM:
+        assert run.returncode == 0
     assert (tmp_path / "killed" / CHECKPOINT).exists()
     assert not (tmp_path / "killed" / "model").exists()
     assert train(Line(), tmp_path / "killed", threads=1)

@@ -200,8 +200,9 @@ class _Steps:
 
 
 def _quiet_worker(number: int) -> None:
-    # An interrupt goes to the whole group; the training decides when its helper ends.
+    # Signals often go to the whole group; the training decides when its helper ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
