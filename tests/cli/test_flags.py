@@ -88,5 +88,16 @@ def test_help_holds_every_field_with_its_default():
     assert "default: 1 2" in page
 
 
+def test_an_empty_default_is_not_shown():
+    @dataclass(frozen=True)
+    class Start:
+        start: str = field(default="", metadata={"help": "a folder"})
+        glyphs: str = ""
+
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Start)
+    assert "default" not in parser.format_help()
+
+
 def test_every_option_of_a_verb_has_help():
     assert all(option.metadata.get("help") for option in fields(ClassifyOptions))

@@ -103,7 +103,7 @@ def _value_settings(name: str, kind: Any) -> dict[str, Any]:
 def _help(field: Field, default: Any) -> str:
     # argparse takes % as the beginning of a substitution.
     text = field.metadata.get("help", "").replace("%", "%%")
-    if default is MISSING or default is None or default is False or default == ():
+    if default is MISSING or default is None or default is False or default in ((), ""):
         return text
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else f"{default}"
     return f"{text} (default: {shown})" if text else f"default: {shown}"
