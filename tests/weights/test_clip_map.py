@@ -136,12 +136,20 @@ def test_buffers_that_follow_from_the_config_are_dropped():
         ("text.transformer.embeddings.word_embeddings.weight", "language model"),
         ("logit_bias", "SigLIP"),
         ("text_decoder.ln_final.weight", "captioner"),
-        ("backbone.layers.0.ln1.weight", "without a text tower"),
+        ("module.visual.trunk.blocks.0.norm1.weight", "timm"),
     ],
 )
 def test_kin_of_clip_are_refused_with_the_reason(key: str, reason: str):
     with pytest.raises(Unsupported, match=reason):
         recognise([key, "token_embedding.weight"], source="x.pt")
+
+
+def test_a_bare_backbone_is_one_without_a_text_tower():
+    image = ["backbone.layers.0.ln1.weight", "backbone.cls_token"]
+    with pytest.raises(Unsupported, match="without a text tower"):
+        recognise(image, source="x.pt")
+    with pytest.raises(WrongKeys, match="not the keys of a CLIP"):
+        recognise([*image, "backbone.token_embedding.weight"], source="x.pt")
 
 
 def test_what_is_no_clip_is_refused_with_its_keys():

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lascaux.errors import WrongKeys
-from lascaux.weights.keymap import Rule, require_shapes, translate, translate_back, without_prefix
+from lascaux.weights.keymap import Rule, require_shapes, translate, translate_back
 
 ROWS = torch.arange(6.0).reshape(2, 3)
 RULES = (
@@ -85,11 +85,3 @@ def test_shapes_are_compared_under_published_names():
 def test_long_lists_of_keys_are_cut():
     with pytest.raises(WrongKeys, match=r"20 not expected: .* and 12 more$"):
         translate({**STATE, **{f"odd{i}": ROWS for i in range(20)}}, RULES)
-
-
-def test_wrappers_prefixes_are_taken_off_where_all_names_share_them():
-    state = {"module.model.a": 1, "module.model.b": 2}
-    assert without_prefix(state, ("model.", "module.")) == {"a": 1, "b": 2}
-    mixed = {"module.a": 1, "b": 2}
-    assert without_prefix(mixed, ("module.",)) == mixed
-    assert without_prefix({}, ("module.",)) == {}

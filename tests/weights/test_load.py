@@ -21,6 +21,7 @@ from lascaux.models.clip import VARIANTS, Clip, ClipConfig
 from lascaux.text.clip_bpe import ClipTokenizer
 from lascaux.weights import load as loading
 from lascaux.weights.catalogue import Entry
+from lascaux.weights.convert import convert
 from lascaux.weights.download import Fetched
 from lascaux.weights.keymap import translate_back
 from lascaux.weights.load import build, find, load
@@ -87,12 +88,23 @@ def test_an_openai_checkpoint_is_read(config: ClipConfig, suffix: str, tmp_path:
 
 
 @pytest.mark.parametrize("nest", ["state_dict", "model", "module"])
-@pytest.mark.parametrize("prefix", ["", "module.", "module.model."])
+@pytest.mark.parametrize("prefix", ["", "module.", "module.model.", "backbone.", "student.clip."])
 def test_nested_and_wrapped_checkpoints_are_read(nest: str, prefix: str, tmp_path: Path):
     model, path = clip(), tmp_path / "checkpoint.ckpt"
     state = {prefix + key: tensor for key, tensor in published(model).items()}
     torch.save({nest: state, "epoch": 3}, path)
     assert_same(load(path), model)
+
+
+@pytest.mark.parametrize("layout", ["openai", "huggingface"])
+def test_keys_beside_a_wrapped_clip_are_named_with_the_file(layout: str, tmp_path: Path):
+    path = tmp_path / "lightning.ckpt"
+    state = {f"model.{key}": tensor for key, tensor in published(clip(), layout).items()}
+    torch.save({"state_dict": {**state, "criterion.weight": torch.zeros(2)}}, path)
+    with pytest.raises(WrongKeys, match=r"lightning\.ckpt: .* 1 not expected: criterion\.weight;"):
+        load(path)
+    with pytest.raises(WrongKeys, match=r"1 not expected: criterion\.weight;"):
+        convert(path, tmp_path / "out")
 
 
 def test_a_mmpretrain_checkpoint_is_read(tmp_path: Path):

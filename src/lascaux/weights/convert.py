@@ -14,9 +14,9 @@ from lascaux.models.clip import Activation, Clip, ClipConfig
 from lascaux.weights.catalogue import OPENAI_VOCABULARY
 from lascaux.weights.download import fetch, place_of
 from lascaux.weights.folder import Source
-from lascaux.weights.keymap import Rule, without_prefix
+from lascaux.weights.keymap import Rule
 from lascaux.weights.load import DTYPES, assemble, find
-from lascaux.weights.maps.clip import WRAPPERS, implied_activation, recognise
+from lascaux.weights.maps.clip import implied_activation, recognise, unwrapped
 from lascaux.weights.reading import Container, read_tensors, sha256_of
 from lascaux.weights.save import save
 
@@ -112,7 +112,7 @@ def convert(
         state |= read.tensors
         left_out += read.skipped
         container = read.container
-    state = without_prefix(state, WRAPPERS)
+    state = unwrapped(state, source=found.label)
     layout = recognise(state.keys(), source=found.label)
     dropped = _dropped(state, layout.rules)
     model = assemble(found, device=torch.device("cpu"), dtype=torch.float32, activation=activation)

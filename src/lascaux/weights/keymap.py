@@ -1,10 +1,9 @@
 """From a publisher's names of tensors to ours, by a table of rules, and back."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from torch import Tensor
 
@@ -178,21 +177,10 @@ def _shape(tensor: Tensor) -> str:
 
 def _difference(missing: list[str], extra: list[str], misshaped: list[str]) -> str:
     kinds = (("missing", missing), ("not expected", extra), ("of another shape", misshaped))
-    return "; ".join(f"{len(keys)} {kind}: {_listed(keys)}" for kind, keys in kinds if keys)
+    return "; ".join(f"{len(keys)} {kind}: {listed(keys)}" for kind, keys in kinds if keys)
 
 
-def _listed(keys: Sequence[str]) -> str:
+def listed(keys: Sequence[str]) -> str:
+    """The first of the keys, for a message, and how many more there are."""
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     return ", ".join(keys[:_SHOWN]) + more
-
-
-def without_prefix(state: Mapping[str, Any], prefixes: Iterable[str]) -> dict[str, Any]:
-    """The same tensors without the wrappers' prefixes (`module.`) that all names share."""
-    state = dict(state)
-    prefixes = tuple(prefixes)
-    while state:
-        shared = next((p for p in prefixes if all(key.startswith(p) for key in state)), None)
-        if shared is None:
-            break
-        state = {key[len(shared) :]: tensor for key, tensor in state.items()}
-    return state

@@ -16,12 +16,12 @@ from lascaux.text.clip_bpe import ClipTokenizer
 from lascaux.weights import catalogue
 from lascaux.weights.download import fetch_entry, fetch_hub
 from lascaux.weights.folder import MODELS, Source, find_source
-from lascaux.weights.keymap import Rule, require_shapes, translate, without_prefix
+from lascaux.weights.keymap import Rule, require_shapes, translate
 from lascaux.weights.maps.clip import (
-    WRAPPERS,
     config_from_tensors,
     implied_activation,
     recognise,
+    unwrapped,
 )
 from lascaux.weights.reading import read_tensors
 from lascaux.weights.save import save
@@ -137,7 +137,7 @@ def _as_clip(
     state: dict[str, Tensor], source: Source, activation: Activation | None
 ) -> tuple[dict[str, Tensor], tuple[Rule, ...], ClipConfig]:
     """The tensors under our names, the rules that gave them, and the config."""
-    state = without_prefix(state, WRAPPERS)
+    state = unwrapped(state, source=source.label)
     layout = recognise(state.keys(), source=source.label)
     known = activation or implied_activation(state, layout)
     if layout.rules:

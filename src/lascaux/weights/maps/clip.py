@@ -11,14 +11,12 @@ from torch import Tensor
 
 from lascaux.errors import Unsupported, WrongKeys
 from lascaux.models.clip import Activation, ClipConfig, unless_fourfold
-from lascaux.weights.keymap import Rule, translate
+from lascaux.weights.keymap import Rule, listed, translate
 
 logger = logging.getLogger(__name__)
 
 # Widths of image transformers that OpenAI has not published, and their heads in OpenCLIP's configs.
 _OPENCLIP_HEADS = {1280: 16, 1408: 16, 1664: 16, 1792: 16}
-
-WRAPPERS = ("module.", "_orig_mod.", "model.", "clip_model.", "clip.")  # prefixes that say nothing
 
 
 def _transposed(x: Tensor) -> Tensor:
@@ -200,6 +198,7 @@ LAYOUTS = {
     )
 }
 
+_BARE = "it is a bare image backbone without a text tower"
 # Keys that betray a model which is near to CLIP and is none of those above.
 _REFUSED = (
     ("visual.trunk.", "its image tower is a timm model (OpenCLIP's TimmModel)"),
@@ -208,8 +207,34 @@ _REFUSED = (
     ("visual.attn_pool.", "its image tower pools by attention over learnt queries (CoCa)"),
     ("text_decoder.", "it is a captioner (CoCa)"),
     ("bert.", "its text tower is BERT (Chinese-CLIP)"),
-    ("backbone.", "it is a bare image backbone without a text tower"),
+    ("backbone.", _BARE),
 )
+
+
+def unwrapped(
+    state: Mapping[str, Tensor], *, source: str = "the checkpoint"
+) -> dict[str, Tensor]:
+    """The tensors without the prefix (`model.`) of what the CLIP was wrapped in.
+
+    Any prefix will do under which a layout is recognised.
+
+    Raises:
+        WrongKeys: beside the wrapped CLIP are other tensors.
+    """
+    prefixes = (
+        key.removesuffix(layout.marks[0])
+        for layout in LAYOUTS.values()
+        for key in state
+        if f".{key}".endswith(f".{layout.marks[0]}")
+        and all(key.removesuffix(layout.marks[0]) + mark in state for mark in layout.marks)
+    )
+    prefix = min(prefixes, key=len, default="")
+    if beside := [key for key in state if not key.startswith(prefix)]:
+        raise WrongKeys(
+            f"{source}: beside the CLIP, whose keys begin with {prefix!r}, {len(beside)} not "
+            f"expected: {listed(beside)}; take them out, or save the CLIP alone"
+        )
+    return {key.removeprefix(prefix): tensor for key, tensor in state.items()}
 
 
 def recognise(keys: Collection[str], *, source: str = "the checkpoint") -> Layout:
@@ -219,8 +244,10 @@ def recognise(keys: Collection[str], *, source: str = "the checkpoint") -> Layou
         Unsupported: it is a kin of CLIP that this project does not have; the message says which.
         WrongKeys: it is no CLIP.
     """
-    for prefix, reason in _REFUSED:
-        if any(key.startswith(prefix) for key in keys):
+    reads_text = any("text" in key or "token_embedding" in key for key in keys)
+    for part, reason in _REFUSED:
+        # Also under a wrapper's prefix.
+        if any(f".{part}" in f".{key}" for key in keys) and not (reason is _BARE and reads_text):
             raise Unsupported(f"{source} is no plain CLIP: {reason}")
     for layout in LAYOUTS.values():
         if all(mark in keys for mark in layout.marks):
