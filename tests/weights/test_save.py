@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,6 +128,17 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.Mon
         save(clip(VIT), tmp_path / "other")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert load(folder).config == CONFIG
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_files_have_the_mode_that_the_umask_asks_for(umask: int, tmp_path: Path):
+    before = os.umask(umask)
+    try:
+        folder = save(clip(VIT), tmp_path / "model")
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o666 & ~umask}
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path):

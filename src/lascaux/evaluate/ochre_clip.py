@@ -24,7 +24,8 @@ from lascaux.data.world.wild import KINDS, fixed_set, wild
 from lascaux.errors import BadInput, Unsupported
 from lascaux.evaluate.report import Figure, Report
 from lascaux.models.clip import Clip
-from lascaux.tasks.classify import Classifier, weights_hash
+from lascaux.tasks.classify import Classifier
+from lascaux.weights.fingerprint import weights_hash
 from lascaux.weights.load import load
 
 PAIR = "a {object} on a {colour} background"

@@ -13,7 +13,7 @@ from lascaux.errors import Unsupported
 from lascaux.evaluate.judging import judged
 from lascaux.evaluate.report import Figure, Report
 from lascaux.models.judge import Judge
-from lascaux.tasks.classify import weights_hash
+from lascaux.weights.fingerprint import weights_hash
 from lascaux.weights.load import load
 
 SEED = 0x1D6E

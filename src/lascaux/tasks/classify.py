@@ -1,6 +1,5 @@
 """Naming what a picture shows among any classes: zero-shot and few-shot classification."""
 
-import hashlib
 import json
 import warnings
 from collections import Counter
@@ -15,8 +14,7 @@ import safetensors
 import torch
 from jaxtyping import Float
 from PIL import Image
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from lascaux.errors import BadClasses, BadInput, BrokenFile, Unsupported, WrongHash
 from lascaux.models.clip import Clip
@@ -28,6 +26,8 @@ from lascaux.tasks.pictures import expanded, source_name
 from lascaux.tasks.prototypes import Progress, Reading, TooLong, image_features, prototypes
 from lascaux.tasks.results import Classified, Failed, Label, Scores
 from lascaux.tasks.templates import read_templates
+from lascaux.weights.fingerprint import weights_hash
+from lascaux.weights.save import save_tensors
 
 _FORMAT = "lascaux-classes-1"
 
@@ -252,7 +252,7 @@ class Classifier:
         }
         metadata = {"format": _FORMAT, "classes": json.dumps(about, ensure_ascii=False)}
         with written_aside(path) as part:
-            save_file({"prototypes": self.prototypes.contiguous()}, part, metadata=metadata)
+            save_tensors({"prototypes": self.prototypes.contiguous()}, part, metadata)
 
     @classmethod
     def load(
@@ -376,22 +376,6 @@ class Classifier:
                 )
             found.append({place for one in each for place in places[one]})
         return found
-
-
-def weights_hash(model: nn.Module) -> str:
-    """SHA-256 over the weights (as bfloat16) and what else of a CLIP's config changes an embedding.
-
-    Equal for one checkpoint whether it is loaded as float32 or bfloat16, and from whichever
-    publisher's layout.
-    """
-    digest = hashlib.sha256()
-    if isinstance(model, Clip):
-        digest.update(f"{model.config.activation} {model.config.norm_epsilon}".encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        short = tensor.detach().to("cpu", torch.bfloat16).contiguous()
-        digest.update(short.view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _load(model: str | Path, device: str | torch.device, dtype: str | torch.dtype) -> Clip:

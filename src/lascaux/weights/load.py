@@ -15,6 +15,7 @@ from lascaux.models.clip import VARIANTS, Activation, ClipConfig
 from lascaux.text.clip_bpe import ClipTokenizer
 from lascaux.weights import catalogue
 from lascaux.weights.download import fetch_entry, fetch_hub
+from lascaux.weights.fingerprint import remember_stored
 from lascaux.weights.folder import MODELS, Source, find_source
 from lascaux.weights.keymap import Rule, require_shapes, translate
 from lascaux.weights.maps.clip import (
@@ -113,10 +114,13 @@ def assemble(
     kind, _ = MODELS[source.model]
     model = build(lambda: kind(config))
     require_shapes(state, model.state_dict(), rules, source=source.label)
+    stored = dict(state) if dtype == torch.float16 else {}
     for key in list(state):
         state[key] = _placed(state[key], device, dtype)
     model.load_state_dict(state, strict=True, assign=True)
     model.to(device)
+    if stored:  # the other dtypes round to the same bfloat16
+        remember_stored(model, stored)
     if isinstance(config, ClipConfig) and source.vocabulary is not None:
         model.tokenizer = _tokenizer(source.vocabulary, config)
     return model.eval()

@@ -76,7 +76,7 @@ def save(
     name = next(name for name, (kind, _) in MODELS.items() if type(model) is kind)
     state = {key: _stored(tensor, dtype) for key, tensor in model.state_dict().items()}
     with _written_aside(folder) as aside:
-        save_file(state, aside / WEIGHTS, metadata={"format": "pt"})
+        save_tensors(state, aside / WEIGHTS, {"format": "pt"})
         _write_json(
             aside / "config.json",
             {
@@ -95,6 +95,14 @@ def save(
         plain = _CARD.format(name=folder.name, model=name, summary=summary)
         (aside / "README.md").write_text(card or plain, encoding="utf-8")
     return folder
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file that others may read as the umask says."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata=metadata)
+    path.chmod(mode)  # safetensors lets only the owner read
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -211,9 +211,7 @@ _REFUSED = (
 )
 
 
-def unwrapped(
-    state: Mapping[str, Tensor], *, source: str = "the checkpoint"
-) -> dict[str, Tensor]:
+def unwrapped(state: Mapping[str, Tensor], *, source: str = "the checkpoint") -> dict[str, Tensor]:
     """The tensors without the prefix (`model.`) of what the CLIP was wrapped in.
 
     Any prefix will do under which a layout is recognised.
