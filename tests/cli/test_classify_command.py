@@ -165,6 +165,24 @@ def test_none_of_these_is_learnt_from_a_folder_and_kept(classify, pictures, tmp_
     assert json.loads(out)[0]["answer"] is None
 
 
+def test_unreadable_pictures_to_learn_from_are_named_and_left_out(classify, pictures, tmp_path):
+    for name, tone in (("red", "red"), ("navy", "navy"), ("none", "white")):
+        (tmp_path / "learn" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40), tone).save(tmp_path / "learn" / name / "good.png")
+    examples = tmp_path / "examples"
+    shutil.copytree(tmp_path / "learn", examples, ignore=shutil.ignore_patterns("none"))
+    bad = tmp_path / "learn" / "red" / "bad.png"
+    bad.write_bytes(b"no picture")
+    code, _, err = classify(
+        pictures / "a.png", "--examples", examples, "--name-weight", "0",
+        "--learn-from", tmp_path / "learn",
+    )  # fmt: skip
+    assert code == 0
+    (line,) = err.splitlines()
+    assert line.startswith("lascaux: note: ")
+    assert str(bad) in line
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -210,6 +228,20 @@ def test_a_folder_without_pictures_is_reported_before_any_work(classify, tmp_pat
     code, _, err = classify(tmp_path, "--classes", "cat")
     assert code == 1
     assert "--recursive" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_folder_without_pictures_fails_beside_others(classify, pictures, tmp_path):
+    (tmp_path / "empty").mkdir()
+    code, out, err = classify(
+        tmp_path / "empty", pictures / "a.png", "--classes", "cat,dog", "--jsonl"
+    )
+    assert code == 1
+    assert err == "lascaux: 1 of 2 pictures could not be read\n"
+    assert [json.loads(line).get("reason", "")[:11] for line in out.splitlines()] == [
+        "no pictures",
+        "",
+    ]
 
 
 def test_too_long_texts_are_noted_in_one_line_without_a_traceback(classify, pictures):

@@ -3,6 +3,7 @@ import io
 import json
 import os
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -103,6 +104,48 @@ def test_several_pictures_are_not_taken_for_one(classifier, picture):
     assert len(list(classifier.classify_many(picture("red")))) == 1
 
 
+@pytest.mark.parametrize("kind", [bytearray, memoryview, io.BytesIO])
+def test_bytes_of_any_kind_are_one_picture(classifier, picture, kind):
+    stream = io.BytesIO()
+    picture("yellow").save(stream, "PNG")
+    assert classifier.classify(kind(stream.getvalue())).answer == "yellow"
+    (found,) = classifier.classify_many(kind(stream.getvalue()))
+    assert found.answer == "yellow"
+    assert found.source == ("file 0" if kind is io.BytesIO else "bytes 0")
+
+
+@pytest.mark.parametrize("value", [None, 5, 1.5])
+def test_what_is_neither_a_picture_nor_several_is_refused(classifier, value):
+    for classify in (classifier.classify, classifier.classify_many):
+        with pytest.raises(BadPicture, match=f"type {type(value).__name__} is no picture"):
+            classify(value)
+
+
+@pytest.mark.parametrize("top_k", [1.5, "3", None])
+def test_a_top_k_that_is_no_whole_number_is_refused(classifier, picture, top_k, monkeypatch):
+    # Else the tests' type checks come first.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(BadInput, match="it must be a whole number"):
+        classifier.classify(picture("red"), top_k=top_k)
+    with pytest.raises(BadInput, match="it must be a whole number"):
+        classifier.classify_many([picture("red")], top_k=top_k)
+
+
+@pytest.mark.parametrize("classes", [5, None, 1.5])
+def test_what_is_no_collection_of_classes_is_refused(colour_clip, classes, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(BadClasses, match="expected names"):
+        Classifier(classes, colour_clip)
+
+
+def test_a_folder_without_pictures_fails_in_its_place(classifier, picture, tmp_path):
+    (tmp_path / "empty" / "sub").mkdir(parents=True)
+    found = list(classifier.classify_many([tmp_path / "empty", picture("red")]))
+    assert [type(result) for result in found] == [Failed, Classified]
+    assert found[0].source == str(tmp_path / "empty")
+    assert found[0].reason.startswith("no pictures in this folder")
+
+
 def test_folders_and_patterns_are_expanded_in_order(classifier, picture, tmp_path):
     for name in ("blue", "red"):
         picture(name).save(tmp_path / f"{name}.png")
@@ -197,6 +240,18 @@ def test_labels_that_are_no_classes_are_refused(classifier, picture):
         classifier.learn_threshold([picture("red")], [6])
 
 
+def test_a_bad_picture_to_learn_from_is_named(colour_clip, picture, tmp_path):
+    classifier = Classifier(["red", "green"], colour_clip, batch_size=2)
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    pictures = [picture("red"), picture("green"), picture("blue"), bad]
+    for learn in (classifier.calibrate, classifier.learn_threshold):
+        with pytest.raises(BadPicture, match=r"bad\.png: not a picture"):
+            learn(pictures, ["red", "green", None, None])
+    with pytest.raises(BadPicture, match="bytes 3: empty"):
+        classifier.cosines([*pictures[:3], b""])
+
+
 def test_a_label_may_name_several_classes_by_name_or_index(colour_clip, picture):
     one = Classifier(NAMES, colour_clip).calibrate(
         [picture("red"), picture("blue")], [["red", "yellow"], []]
@@ -216,7 +271,7 @@ def test_duplicate_names_are_kept_apart_by_index_with_a_warning(colour_clip, pic
     assert classifier.classify(picture("green")).labels[0].index == 2
 
 
-@pytest.mark.parametrize("classes", [[], {}, "", ["red", " "], [""], [3], [[]], {"red": 3}])
+@pytest.mark.parametrize("classes", [[], {}, "", ["red", " "], [""], [3], [[]], {"red": 3}, b"red"])
 def test_classes_that_are_none_are_refused(colour_clip, classes):
     with pytest.raises(BadClasses):
         Classifier(classes, colour_clip)
@@ -233,6 +288,20 @@ def test_equal_scores_keep_the_order_of_the_classes(colour_clip, picture):
     same = [ClassEvidence(name, names=("red",)) for name in "dcba"]
     labels = Classifier(same, colour_clip).classify(picture("red")).labels
     assert [label.name for label in labels] == list("dcba")
+
+
+@pytest.mark.parametrize("count", [17, 300])
+def test_equal_classes_far_apart_keep_their_order(colour_clip, picture, count, tmp_path):
+    between = [f"thing {i}" for i in range(count)]
+    with pytest.warns(UserWarning, match="more than one class"):
+        classifier = Classifier(["red", *between, "red"], colour_clip)
+    classifier.save(tmp_path / "c.safetensors")
+    for one in (classifier, Classifier.load(tmp_path / "c.safetensors", colour_clip)):
+        for variant in range(5):
+            found = one.classify(picture("red", variant), top_k=count + 2).labels
+            twins = [label for label in found if label.name == "red"]
+            assert [label.index for label in twins] == [0, count + 1]
+            assert twins[0].score == twins[1].score
 
 
 def test_names_compete_fairly_with_example_pictures(colour_clip, picture):

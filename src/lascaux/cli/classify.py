@@ -5,6 +5,7 @@ import csv
 import json
 import shutil
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -202,26 +203,42 @@ def _classes(arguments: argparse.Namespace) -> "tuple[ClassEvidence, ...]":
 
 
 def _learn(classifier: "Classifier", folder: str) -> None:
-    """Learn the threshold, and the calibration, from subfolders named after classes or `none`."""
+    """Learn the threshold, and the calibration, from subfolders named after classes or `none`.
+
+    Pictures that cannot be read are left out with a warning.
+    """
     from lascaux.tasks.evidence import examples_folder
 
     pictures: list[Any] = []
     labels: list[str | None] = []
     for entry in examples_folder(folder):
         known = entry.name if entry.name in classifier.names else entry.prompted[0]
-        pictures += entry.pictures
-        labels += [None if entry.name == "none" else known] * len(entry.pictures)
+        readable = [picture for picture in entry.pictures if _readable(picture)]
+        pictures += readable
+        labels += [None if entry.name == "none" else known] * len(readable)
     classifier.calibrate(pictures, labels)
     if None in labels:
         classifier.learn_threshold(pictures, labels)
 
 
+def _readable(picture: Path) -> bool:
+    from lascaux.errors import BadPicture
+    from lascaux.images.decode import read_picture
+
+    try:
+        read_picture(picture)
+    except BadPicture as error:
+        warnings.warn(f"a picture to learn from is left out: {picture}: {error}", stacklevel=3)
+        return False
+    return True
+
+
 def _sources(given: list[str], recursive: bool) -> list[Any]:
     from lascaux.errors import BadInput
-    from lascaux.tasks.pictures import expanded
+    from lascaux.tasks.pictures import expanded, is_folder
 
     sources = [found for each in given for found in expanded(each, recursive=recursive)]
-    if not sources:
+    if all(map(is_folder, sources)):
         advice = "" if recursive else "; add --recursive to look into subfolders"
         raise BadInput(f"no pictures in {', '.join(given)}{advice}")
     return sources

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,7 +21,20 @@ from lascaux.errors import BadInput, BadPicture
 from lascaux.images.formats import ADVICE, SUPPORTED, ends_early, kind_of
 
 Reading = Literal["official", "photo"]
-Source: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | Tensor
+
+
+@runtime_checkable
+class OpenFile(Protocol):
+    """A file opened for reading bytes, or what is like one."""
+
+    def read(self, size: int = -1, /) -> Any:
+        """The next bytes, at most so many."""
+        ...
+
+
+Source: TypeAlias = (
+    str | Path | bytes | bytearray | memoryview | OpenFile | Image.Image | np.ndarray | Tensor
+)
 
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses to go on
 MAX_BYTES = 1 << 28
@@ -52,9 +65,9 @@ def read_picture(
     """The picture, decoded.
 
     Args:
-        source: a path, a data URI, the bytes of a file, a PIL image, an array (`y x`, `y x 1`,
-            `y x 3` or `y x 4`; bool, uint8, uint16, or float in [0, 1]) or a tensor (`c y x`, uint8
-            or float in [0, 1]). Of an animation, the first frame.
+        source: a path, a data URI, the bytes of a file, an open file, a PIL image, an array
+            (`y x`, `y x 1`, `y x 3` or `y x 4`; bool, uint8, uint16, or float in [0, 1]) or a
+            tensor (`c y x`, uint8 or float in [0, 1]). Of an animation, the first frame.
         mode: "photo" gives RGB as a person sees it: upright by EXIF, transparency over white, 16
             bits scaled to 8, CMYK converted. "official" gives what Pillow decodes, in its own mode.
         max_pixels: more are refused. Files beyond 178,956,970 pixels are always refused.
@@ -90,9 +103,19 @@ def _opened(source: Source, max_pixels: int, max_bytes: int) -> Image.Image:
         return _decoded(_contents(source, max_bytes), max_pixels, max_bytes)
     if isinstance(source, bytes | bytearray | memoryview):
         return _decoded(bytes(source), max_pixels, max_bytes)
-    raise BadPicture(
-        f"a value of type {type(source).__name__} is no picture; expected a path, a data URI, "
-        "bytes, a PIL image, a numpy array or a tensor"
+    if isinstance(source, OpenFile):
+        data = source.read(max_bytes + 1)
+        if not isinstance(data, bytes):
+            raise BadPicture("a file that was opened as text; open it with mode 'rb'")
+        return _decoded(data, max_pixels, max_bytes)
+    raise BadPicture(no_picture(source))
+
+
+def no_picture(value: Any) -> str:
+    """What to say of a value of a type that no picture has."""
+    return (
+        f"a value of type {type(value).__name__} is no picture; expected a path, a data URI, "
+        "bytes, an open file, a PIL image, a numpy array or a tensor"
     )
 
 

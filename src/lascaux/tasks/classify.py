@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +17,14 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from lascaux.errors import BadClasses, BadInput, BrokenFile, Unsupported, WrongHash
+from lascaux.errors import BadClasses, BadInput, BadPicture, BrokenFile, Unsupported, WrongHash
+from lascaux.images.decode import OpenFile, no_picture
 from lascaux.models.clip import Clip
 from lascaux.tasks.aside import written_aside
 from lascaux.tasks.calibrate import Calibration, fit_calibration, fit_threshold
 from lascaux.tasks.evidence import Classes, EvidenceWeights, class_evidence
 from lascaux.tasks.options import ClassifyOptions
-from lascaux.tasks.pictures import expanded, source_name
+from lascaux.tasks.pictures import expanded, is_folder, source_name
 from lascaux.tasks.prototypes import Progress, Reading, TooLong, image_features, prototypes
 from lascaux.tasks.results import Classified, Failed, Label, Scores
 from lascaux.tasks.templates import read_templates
@@ -44,7 +46,6 @@ class Classifier:
 
     Attributes:
         names: of the classes, in order; a name may occur twice.
-        prototypes: unit vectors, one row per class.
         calibration: turns a cosine into a probability; None where nothing is calibrated.
         threshold: a best cosine below it means none of these; None where it was not learnt.
     """
@@ -139,7 +140,8 @@ class Classifier:
         """The best `top_k` classes of one picture.
 
         Args:
-            picture: path, bytes, data URI, PIL image, array (y x, or y x c) or tensor (c y x).
+            picture: path, bytes, open file, data URI, PIL image, array (y x, or y x c) or tensor
+                (c y x).
             top_k: how many classes are listed; all of them where it is larger.
             scores: softmax: shares of 1 among the classes. independent: the probability that each
                 class is present whatever the others are, or the cosine where nothing is
@@ -154,7 +156,7 @@ class Classifier:
         features, failures = image_features(self.model, [picture], self.reading)
         if failures:
             raise failures[0][1]
-        return self._result(source_name(picture, 0), features @ self.prototypes.T, top_k, scores)
+        return self._result(source_name(picture, 0), self._compared(features), top_k, scores)
 
     def classify_many(
         self,
@@ -167,7 +169,7 @@ class Classifier:
         """Results in the order of the pictures, as soon as each batch is done.
 
         Folders and patterns (`shots/*.png`) stand for the pictures in them. A picture that cannot
-        be read gives `Failed` in its place and the rest go on.
+        be read, or a folder without any, gives `Failed` in its place and the rest go on.
 
         Args:
             pictures: an iterable, read as it is needed; or one picture, folder, pattern, or array
@@ -175,6 +177,9 @@ class Classifier:
             top_k: see `classify`.
             scores: see `classify`.
             recursive: whether folders are searched with their subfolders.
+
+        Raises:
+            BadInput: a `top_k` below 1, or `pictures` is neither a picture nor a collection.
         """
         self._require(top_k, scores)
         each = pictures if _several(pictures) else [pictures]
@@ -188,12 +193,13 @@ class Classifier:
             BadPicture: one of the pictures cannot be read.
         """
         rows = [torch.zeros(0, len(self.names))]
-        queue = iter(pictures)
+        queue = enumerate(pictures)
         while batch := list(islice(queue, self.batch_size)):
-            features, failures = image_features(self.model, batch, self.reading)
-            if failures:
-                raise failures[0][1]
-            rows.append(features @ self.prototypes.T)
+            features, failures = image_features(self.model, [p for _, p in batch], self.reading)
+            for at, reason in failures:
+                position, picture = batch[at]
+                raise BadPicture(f"{source_name(picture, position)}: {reason}") from reason
+            rows.append(self._compared(features))
         return torch.cat(rows)
 
     def calibrate(self, pictures: Sequence[Any], labels: Sequence[Truth]) -> Calibration:
@@ -314,6 +320,24 @@ class Classifier:
         self.reading: Reading = reading
         self.batch_size = batch_size
 
+    @property
+    def prototypes(self) -> Float[Tensor, "m e"]:
+        """Unit vectors, one row per class."""
+        return self._prototypes
+
+    @prototypes.setter
+    def prototypes(self, rows: Float[Tensor, "m e"]) -> None:
+        self._prototypes = rows
+        first: dict[bytes, int] = {}
+        self._first_alike = [
+            first.setdefault(row.tobytes(), place) for place, row in enumerate(rows.numpy())
+        ]
+
+    def _compared(self, features: Float[Tensor, "b e"]) -> Float[Tensor, "b m"]:
+        """The cosine of every picture with every class."""
+        # A product may round equal columns differently, and equal classes must tie.
+        return (features @ self.prototypes.T)[:, self._first_alike]
+
     def _warn_of_repeated_names(self) -> None:
         if repeated := [name for name, n in Counter(self.names).items() if n > 1]:
             shown = ", ".join(map(repr, repeated[:5])) + (", ..." if repeated[5:] else "")
@@ -328,17 +352,18 @@ class Classifier:
         while batch := list(islice(queue, self.batch_size)):
             features, failures = image_features(self.model, [p for _, p in batch], self.reading)
             bad = dict(failures)
-            rows = iter(features @ self.prototypes.T)
+            rows = iter(self._compared(features))
             for at, (position, picture) in enumerate(batch):
                 name = source_name(picture, position)
                 if at in bad:
-                    yield Failed(name, str(bad[at]))
+                    empty = "no pictures in this folder; recursive searches its subfolders too"
+                    yield Failed(name, empty if is_folder(picture) else str(bad[at]))
                 else:
                     yield self._result(name, next(rows)[None], top_k, scores)
 
     def _require(self, top_k: int, scores: str) -> None:
-        if top_k < 1:
-            raise BadInput(f"top_k is {top_k}; it must be at least 1")
+        if not isinstance(top_k, Integral) or top_k < 1:
+            raise BadInput(f"top_k is {top_k!r}; it must be a whole number, at least 1")
         if scores not in ("softmax", "independent"):
             raise BadInput(f"scores is {scores!r}; expected 'softmax' or 'independent'")
 
@@ -412,7 +437,16 @@ def _read_classes(path: Path) -> tuple[Float[Tensor, "m e"], dict[str, Any]]:
 
 
 def _several(pictures: Any) -> bool:
-    """Whether this is a collection of pictures rather than one."""
+    """Whether this is a collection of pictures rather than one.
+
+    Raises:
+        BadPicture: it is neither.
+    """
     if isinstance(pictures, Tensor | np.ndarray):
         return pictures.ndim == 4
-    return not isinstance(pictures, str | bytes | Path | Image.Image)
+    single = str | bytes | bytearray | memoryview | Path | Image.Image | OpenFile
+    if isinstance(pictures, single):
+        return False
+    if not isinstance(pictures, Iterable):
+        raise BadPicture(no_picture(pictures))
+    return True

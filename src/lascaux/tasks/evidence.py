@@ -53,8 +53,10 @@ def class_evidence(classes: Classes) -> tuple[ClassEvidence, ...]:
         found = named_classes(classes)
     elif isinstance(classes, Mapping):
         found = [_described(name, texts) for name, texts in classes.items()]
-    else:
+    elif isinstance(classes, Iterable):
         found = [_one(entry, place) for place, entry in enumerate(classes)]
+    else:
+        raise BadClasses(f"classes are {classes!r}; expected names, or a mapping from them")
     if not found:
         raise BadClasses("no class was given; at least one is needed")
     return tuple(_checked(entry, place) for place, entry in enumerate(found))

@@ -3,6 +3,7 @@
 import glob
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +56,21 @@ def _in_folder(folder: Path, *, recursive: bool) -> list[Path]:
 def expanded(source: Any, *, recursive: bool = False) -> Iterator[Any]:
     """The source itself, or the pictures of a folder or pattern; nothing is read.
 
-    A pattern that matches nothing stays as it is, so that reading it fails in its place.
+    A folder without pictures, or a pattern that matches nothing, stays as it is, so that reading it
+    fails in its place.
     """
+    found: list[Path] = []
     if isinstance(source, str | Path) and not str(source).startswith("data:"):
         path = Path(source).expanduser()
         if path.is_dir() or (not path.exists() and glob.has_magic(str(path))):
-            try:
-                yield from pictures_in(path, recursive=recursive)
-                return
-            except BadInput:
-                pass
-    yield source
+            with suppress(BadInput):
+                found = pictures_in(path, recursive=recursive)
+    yield from found or [source]
+
+
+def is_folder(source: Any) -> bool:
+    """Whether this is the path of a folder."""
+    return isinstance(source, str | Path) and os.path.isdir(os.path.expanduser(source))
 
 
 def source_name(source: Any, position: int) -> str:
@@ -74,6 +79,9 @@ def source_name(source: Any, position: int) -> str:
         return str(source)
     if isinstance(source, str):
         return f"data URI {position}" if source.startswith("data:") else source
-    if isinstance(source, bytes):
+    if isinstance(source, bytes | bytearray | memoryview):
         return f"bytes {position}"
+    if hasattr(source, "read"):
+        named = getattr(source, "name", None)  # a file without a path has a number, or no name
+        return named if isinstance(named, str) else f"file {position}"
     return getattr(source, "filename", None) or f"picture {position}"

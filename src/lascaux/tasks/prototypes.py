@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from lascaux.errors import BadClasses, BadInput, BadPicture
 from lascaux.images.preprocess import normalise, pixels
 from lascaux.models.clip import Clip
 from lascaux.tasks.evidence import Classes, ClassEvidence, EvidenceWeights, class_evidence
+from lascaux.tasks.pictures import source_name
 from lascaux.tasks.templates import read_templates
 
 TooLong = Literal["truncate", "error", "average"]
@@ -43,14 +45,20 @@ def prototypes(
     pictures lie nearer to each other than to any text. So where some classes have example
     pictures and others have none (or some have texts and others none), the pictures are first
     moved by the difference between the mean of texts and the mean of pictures; else whoever had
-    pictures would always win.
+    pictures would always win. Classes of the same evidence are encoded once.
 
     Raises:
         BadClasses: a class has no evidence of positive weight, or no example that can be read.
         BadText: a text is too long and `too_long` is "error".
     """
     weights = weights or EvidenceWeights()
-    found = [_weighed(entry, weights) for entry in class_evidence(classes)]
+    alike: dict[Any, int] = {}
+    found: list[ClassEvidence] = []
+    places: list[int] = []  # for each class, where in `found` its evidence is
+    for entry in (_weighed(entry, weights) for entry in class_evidence(classes)):
+        places.append(alike.setdefault(_identity(entry), len(found)))
+        if places[-1] == len(found):
+            found.append(entry)
     chosen = read_templates(model.config.templates if templates is None else templates)
     names = _text_means(
         model,
@@ -72,7 +80,7 @@ def prototypes(
             generic = image_features(model, list(_generic()), "photo")[0].mean(dim=0)
             shown = close_gap(shown, texts, generic)
     total = weights.names * names + weights.descriptions * described + weights.pictures * shown
-    return F.normalize(total, dim=-1)
+    return F.normalize(total, dim=-1)[places]
 
 
 def close_gap(
@@ -179,8 +187,8 @@ def _picture_means(
         features, failures = image_features(model, [picture for _, picture in batch], reading)
         bad = dict(failures)
         for at, reason in bad.items():
-            name = classes[batch[at][0]].name
-            warnings.warn(f"an example of {name!r} is left out: {reason}", stacklevel=3)
+            name, source = classes[batch[at][0]].name, source_name(batch[at][1], done + at)
+            warnings.warn(f"an example of {name!r} is left out: {source}: {reason}", stacklevel=3)
         owners = [place for at, (place, _) in enumerate(batch) if at not in bad]
         sums.index_add_(0, torch.tensor(owners, dtype=torch.int64), features)
         done += len(batch)
@@ -204,6 +212,12 @@ def _weighed(entry: ClassEvidence, weights: EvidenceWeights) -> ClassEvidence:
             f"class {entry.name!r} has no evidence of positive weight; raise a weight or add some"
         )
     return kept
+
+
+def _identity(entry: ClassEvidence) -> tuple[Any, ...]:
+    """Equal for classes of the same evidence; pictures in memory must be the same object."""
+    shown = (p if isinstance(p, str | Path | bytes) else id(p) for p in entry.pictures)
+    return entry.prompted, entry.descriptions, *shown
 
 
 def _present(rows: Float[Tensor, "m e"]) -> Tensor:
