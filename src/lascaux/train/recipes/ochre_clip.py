@@ -2,6 +2,10 @@
 
     lascaux train ochre-clip --glyphs build/glyphs
 
+Cost: 640,000 pictures, about an hour on two cores. Result (`lascaux evaluate ochre-clip`, test
+split): object 99.2 %, object and colour 98.7 %, Chinese names 99.5 %, digits 97.5 %, distorted
+pictures 92.0 %.
+
 Of its pictures a half are scenes with captions, the rest distorted pictures of one object, and
 scans of digits, named only. Beside its caption, a picture is set against a caption made wrong in
 one word and against names of objects and backgrounds. A transformer is slow to tell 325 names
@@ -73,10 +77,10 @@ class OchreClip:
     image_size: int = 64  # pixels
     start: str = ""  # folder of a run to take the weights from
     glyphs: str = ""  # folder of other fonts' glyphs (tools/make_other_glyphs.py)
-    steps: int = 6000
+    steps: int = 5000
     batch_size: int = 128
     warmup_steps: int = 300
-    cooldown_steps: int = 2500
+    cooldown_steps: int = 1900
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
     clip_norm: float = 2.0

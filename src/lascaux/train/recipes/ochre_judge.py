@@ -2,6 +2,10 @@
 
     lascaux train ochre-judge
 
+Cost: 690,000 pictures, about an hour on one core. Result (`lascaux evaluate ochre-judge`, fresh
+scenes): objects exactly right 91.5 %, background 99.7 %, count 99.7 %, map 98.0 % of pixels;
+spoiled pictures accepted at most 1.4 % of a kind.
+
 Three quarters of what it sees are scenes of the train split, slightly blurred, shaded or noisy at
 times; one quarter are pictures that show no object properly (blank, blurred, scrambled, blends and
 halves of two), for which the right answer is that no object is there.
@@ -42,10 +46,10 @@ class OchreJudge:
 
     name: ClassVar[str] = "ochre-judge"
     seed: int = 1
-    steps: int = 12000
+    steps: int = 5400
     batch_size: int = 128
     warmup_steps: int = 200
-    cooldown_steps: int = 4000
+    cooldown_steps: int = 2000
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
     clip_norm: float = 5.0
