@@ -17,15 +17,16 @@ SOURCES := $(wildcard pyproject.toml constraints.txt)
 demo: $(VENV)/.ready
 	@$(BIN)/python examples/demo.py
 
-test: $(VENV)/.ready-dev vocabulary
-	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check . && $(BIN)/python -m pyright
+test: lint vocabulary
 	@$(BIN)/python -m pytest
 
 test-all: $(VENV)/.ready-dev vocabulary
 	@$(BIN)/python -m pytest -m "not weights and not gpu and not net"
 
 lint: $(VENV)/.ready-dev
-	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check . && $(BIN)/python -m pyright
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m pyright --pythonpath $(BIN)/python
 
 docs: $(VENV)/.ready-dev
 	@$(BIN)/python tools/command_line_page.py
