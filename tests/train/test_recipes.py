@@ -84,7 +84,9 @@ def test_training_never_sees_a_held_out_scan_or_pair(monkeypatch):
 
 def test_a_missing_folder_of_glyphs_is_named(tmp_path):
     with pytest.raises(BadInput, match="make_other_glyphs"):
-        OchreClip(batch_size=8, scenes=0.0, digits=0.0, glyphs=str(tmp_path / "no")).batch(0)
+        OchreClip(
+            batch_size=8, scenes=0.0, digits=0.0, easy_steps=0, glyphs=str(tmp_path / "no")
+        ).batch(0)
 
 
 def test_the_judge_learns_presence_only_of_what_is_properly_there():

@@ -41,7 +41,7 @@ def judged(
         BadPicture: one of the pictures cannot be read.
     """
     size = judge.config.image_size
-    how = Preprocessing(size=size, resize="squash", mean=(0, 0, 0), std=(1, 1, 1))
+    how = Preprocessing(size=size, resize="squash", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     batch: list[Image.Image] = []
     for picture in pictures:
         batch.append(picture)
