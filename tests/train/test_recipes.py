@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+import lascaux
 from lascaux.data.world import BACKGROUNDS, objects
 from lascaux.data.world.objects import digit_scans
 from lascaux.errors import BadInput
@@ -108,3 +109,11 @@ def test_a_step_gives_a_finite_loss_with_gradients(recipe):
     assert all(np.isfinite(value) for value in figures.values())
     without = [name for name, p in model.named_parameters() if p.grad is None]
     assert without == []
+
+
+def test_a_model_that_knows_nothing_is_exported_without_a_calibration(tmp_path, caplog):
+    torch.manual_seed(0)
+    recipe = OchreClip()
+    recipe.export(recipe.build().eval(), tmp_path / "model", {"validation_object": 0.0})
+    assert lascaux.load(tmp_path / "model").config.calibration is None
+    assert "without a calibration" in caplog.text

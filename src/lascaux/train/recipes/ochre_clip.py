@@ -14,6 +14,7 @@ vector for each object and background, an anchor, stands between them. Pictures 
 learn to find their anchor; the anchors are left behind when the model is done.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,8 @@ from lascaux.models.clip import Clip, ClipConfig
 from lascaux.tasks.classify import Classifier
 from lascaux.text.clip_bpe import ClipTokenizer
 from lascaux.train.contrastive import matched_pairs, one_of_bank
+
+log = logging.getLogger(__name__)
 
 CONTEXT = 40  # tokens
 VOCABULARY = 2048
@@ -400,8 +403,11 @@ def _best(model: Clip, pictures: list[Image.Image], texts: list[str]) -> Tensor:
     return model.logits(seen, said).argmax(1)
 
 
-def _calibration(clip: Clip) -> tuple[float, float]:
-    """What a cosine with a name means, learnt from the validation split and distorted pictures."""
+def _calibration(clip: Clip) -> tuple[float, float] | None:
+    """What a cosine with a name means, learnt from the validation split and distorted pictures.
+
+    None where the model knows too little for a cosine to mean anything.
+    """
     rng = np.random.Generator(np.random.PCG64([78]))
     truth = colour_pairs("validation") + place_pairs("validation")
     chosen = [truth[i] for i in rng.permutation(len(truth))[:300]]
@@ -411,7 +417,12 @@ def _calibration(clip: Clip) -> tuple[float, float]:
         labels.append(int(rng.integers(glyph_count())))
         kind = wild.KINDS[number % len(wild.KINDS)]
         pictures.append(wild.wild(rng, labels[-1], kind))
-    found = Classifier([thing.name for thing in objects()], clip).calibrate(pictures, labels)
+    classifier = Classifier([thing.name for thing in objects()], clip)
+    try:
+        found = classifier.calibrate(pictures, labels)
+    except BadInput as reason:
+        log.warning("ochre-clip is exported without a calibration: %s", reason)
+        return None
     return found.scale, found.bias
 
 
