@@ -5,8 +5,8 @@ import torch
 
 from lascaux.cli.main import main
 from lascaux.weights.catalogue import ENTRIES, find
+from lascaux.weights.download import sha256_of
 from lascaux.weights.load import load
-from lascaux.weights.reading import sha256_of
 
 
 @pytest.fixture(autouse=True)

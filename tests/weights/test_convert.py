@@ -10,10 +10,11 @@ from lascaux.models.clip import Clip, ClipConfig
 from lascaux.text.clip_bpe import ClipTokenizer
 from lascaux.weights.catalogue import RemoteFile
 from lascaux.weights.convert import convert
+from lascaux.weights.download import sha256_of
 from lascaux.weights.keymap import translate_back
 from lascaux.weights.load import load
 from lascaux.weights.maps.clip import CLIP_HUGGINGFACE, CLIP_OPENAI
-from lascaux.weights.reading import read_tensors, sha256_of
+from lascaux.weights.reading import read_tensors
 
 CONFIG = ClipConfig(
     embed_width=16,

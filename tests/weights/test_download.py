@@ -190,7 +190,7 @@ def test_a_file_placed_by_hand_is_checked(server):
 def test_a_checked_file_is_not_hashed_again_until_it_changes(server, monkeypatch):
     path = fetch(remote(server))
     hashed = []
-    monkeypatch.setattr(download, "_sha256", lambda path: hashed.append(path) or "other")
+    monkeypatch.setattr(download, "sha256_of", lambda path: hashed.append(path) or "other")
     fetch(remote(server))
     assert hashed == []
     path.write_bytes(b"changed")

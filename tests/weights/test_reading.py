@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lascaux.errors import BrokenFile, LascauxError, UnknownModel, UnsafeFile, Unsupported
-from lascaux.weights.reading import read_tensors, sha256_of
+from lascaux.weights.download import sha256_of
+from lascaux.weights.reading import read_tensors
 
 MARKER = "LASCAUX_TEST_RAN"
 

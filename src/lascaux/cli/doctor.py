@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+
+from lascaux.weights.download import cache_folder, is_offline
 
 _PACKAGES = (
     "torch",
@@ -18,6 +19,7 @@ _PACKAGES = (
     "tokenizers",
     "ftfy",
     "huggingface_hub",
+    "filelock",
     "einops",
     "jaxtyping",
     "tqdm",
@@ -91,11 +93,10 @@ def _devices() -> Check:
 
 
 def _cache() -> Check:
-    home = Path(os.environ.get("LASCAUX_HOME", "~/.cache/lascaux")).expanduser()
+    home = cache_folder()
     nearest = next(folder for folder in (home, *home.parents) if folder.exists())
     free = shutil.disk_usage(nearest).free / 2**30
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    found = f"{home}, {free:.0f} GiB free" + (", offline (HF_HUB_OFFLINE)" if offline else "")
+    found = f"{home}, {free:.0f} GiB free" + (", offline" if is_offline() else "")
     if not os.access(nearest, os.W_OK):
         advice = "set LASCAUX_HOME to a folder that can be written"
         return Check("cache", False, f"{nearest} cannot be written", advice)

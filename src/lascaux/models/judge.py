@@ -31,13 +31,12 @@ class JudgeConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The config as it stands in `config.json`."""
-        return {"model": "judge", **dataclasses.asdict(self)}
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "JudgeConfig":
         """The config that `to_json` gave."""
-        kept = {k: v for k, v in fields.items() if k != "model"}
-        return cls(**{**kept, "widths": tuple(kept["widths"])})
+        return cls(**{**fields, "widths": tuple(fields["widths"])})
 
 
 class Verdict(NamedTuple):

@@ -115,7 +115,7 @@ def train(
     stop = _Interruption()
     last_save = time.monotonic()
     last = min(recipe.steps, stop_after if stop_after is not None else recipe.steps)
-    with stop.listening(), (folder / METRICS).open("a", encoding="utf-8") as metrics:
+    with stop, (folder / METRICS).open("a", encoding="utf-8") as metrics:
         started, start_step = time.monotonic(), first
         step = first
         for step, batch in _batches(recipe, first, last):
@@ -213,9 +213,6 @@ class _Interruption:
 
     def _want(self, number: int, frame: object) -> None:
         self.wanted = True
-
-    def listening(self) -> "_Interruption":
-        return self
 
     def __enter__(self) -> None:
         self.before = {s: signal.signal(s, self._want) for s in (signal.SIGINT, signal.SIGTERM)}

@@ -12,12 +12,12 @@ from torch import Tensor
 from lascaux.errors import BadInput
 from lascaux.models.clip import Activation, Clip, ClipConfig
 from lascaux.weights.catalogue import OPENAI_VOCABULARY
-from lascaux.weights.download import fetch, place_of
+from lascaux.weights.download import fetch, place_of, sha256_of
 from lascaux.weights.folder import Source
 from lascaux.weights.keymap import Rule
 from lascaux.weights.load import DTYPES, assemble, find
 from lascaux.weights.maps.clip import implied_activation, recognise, unwrapped
-from lascaux.weights.reading import Container, read_tensors, sha256_of
+from lascaux.weights.reading import Container, read_tensors
 from lascaux.weights.save import save
 
 AS_STORED = "stored"

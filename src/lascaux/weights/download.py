@@ -32,7 +32,7 @@ _CHUNK = 1 << 20
 _TIMEOUT = 30  # seconds without a byte
 _ATTEMPTS = 5  # in a row without a new byte
 _RETRIED = {408, 425, 429, 500, 502, 503, 504}
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name
 # Of a hub folder only one set of weights is fetched, the first that is there.
 _HUB_WEIGHTS = (
     ("model.safetensors",),
@@ -172,7 +172,7 @@ def fetch_hub(name: str, *, revision: str | None = None, offline: bool | None = 
         UnknownModel: no such repository, or it holds no weights that are read.
         DownloadFailed: it cannot be fetched.
     """
-    if not _HUB_ID.fullmatch(name):
+    if not HUB_ID.fullmatch(name):
         raise UnknownModel(f"{name!r} is no hub id; one looks like openai/clip-vit-base-patch32")
     # Not above: it takes a tenth of a second.
     from huggingface_hub import HfApi, snapshot_download
@@ -272,12 +272,12 @@ def _bring(file: RemoteFile, address: str, part: Path, progress: Progress) -> No
     """Fetches into the part file until it is whole and hashes as it must."""
     resumed = part.exists()
     _download(file, address, part, progress)
-    found = _sha256(part)
+    found = sha256_of(part)
     if resumed and file.sha256 is not None and found != file.sha256:
         _LOG.warning("%s: what was there from an earlier try does not fit; fetched anew", file.name)
         part.unlink()
         _download(file, address, part, progress)
-        found = _sha256(part)
+        found = sha256_of(part)
     if file.sha256 is not None and found != file.sha256:
         part.unlink()
         raise WrongHash(
@@ -408,7 +408,8 @@ def _write_tag(part: Path, tag: str | None) -> None:
 # Checking
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -420,7 +421,7 @@ def _checked(target: Path, file: RemoteFile) -> Path:
     known = _read_record(record)
     state = {"size": stat.st_size, "changed": stat.st_mtime_ns}
     same = all(known.get(key) == value for key, value in state.items())
-    found = known["sha256"] if same else _sha256(target)
+    found = known["sha256"] if same else sha256_of(target)
     expected = file.sha256 or known.get("sha256")
     if expected is None:
         _LOG.warning(

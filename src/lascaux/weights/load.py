@@ -1,6 +1,5 @@
 """Models by name, folder or file: found, read, checked and built without initialisation."""
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from lascaux.errors import BadInput, DownloadFailed, UnknownModel, Unsupported, 
 from lascaux.models.clip import VARIANTS, Activation, ClipConfig
 from lascaux.text.clip_bpe import ClipTokenizer
 from lascaux.weights import catalogue
-from lascaux.weights.download import fetch_entry, fetch_hub
+from lascaux.weights.download import HUB_ID, fetch_entry, fetch_hub
 from lascaux.weights.fingerprint import remember_stored
 from lascaux.weights.folder import MODELS, Source, find_source
 from lascaux.weights.keymap import Rule, require_shapes, translate
@@ -35,8 +34,6 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name
 
 Built = TypeVar("Built", bound=nn.Module)
 
@@ -227,7 +224,7 @@ def _by_name(name: str, revision: str | None, offline: bool | None) -> Source:
     try:
         entry = catalogue.find(name)
     except UnknownModel as unknown:
-        if not _HUB_ID.fullmatch(name):
+        if not HUB_ID.fullmatch(name):
             raise
         try:
             return find_source(fetch_hub(name, revision=revision, offline=offline))

@@ -7,7 +7,6 @@ refused as unsafe.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,12 +84,6 @@ def read_tensors(path: str | Path, *, inside: str | None = None, verify: bool = 
         return _read_safetensors(path)
     _refuse_by_look(path, head, file.data)
     return _checkpoint(_open_unmarked(file, head), inside)
-
-
-def sha256_of(path: str | Path) -> str:
-    """The SHA-256 of a file, as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # Which container

@@ -1,8 +1,9 @@
 """Pictures as people really have them: one object, and everything a camera or a screen adds.
 
-The object covers at least a quarter of the picture's short side. Eight kinds, one main distortion
-each, mild ones of the others mixed in: screenshot, rotated, recoloured, blurred, jpeg, noise,
-clutter, perspective. The same generator state gives the same picture.
+The object is drawn at a quarter of the picture's short side or more, and may then be squeezed or
+bent a little. Eight kinds, one main distortion each, mild ones of the others mixed in: screenshot,
+rotated, recoloured, blurred, jpeg, noise, clutter, perspective. The same generator state gives the
+same picture.
 """
 
 import colorsys
@@ -282,10 +283,7 @@ def _camera(rng: np.random.Generator, canvas: Image.Image, kind: str) -> Image.I
         radius = unit * (rng.uniform(0.006, 0.02) if kind == "blurred" else rng.uniform(0, 0.008))
         canvas = canvas.filter(ImageFilter.GaussianBlur(radius))
     if rng.random() < 0.4:
-        gain, lift = (
-            rng.uniform(0.7, 1.25, 3) if rng.random() < 0.3 else rng.uniform(0.7, 1.25),
-            0.0,
-        )
+        gain = rng.uniform(0.7, 1.25, 3) if rng.random() < 0.3 else rng.uniform(0.7, 1.25)
         lift = rng.uniform(-25, 25)
         gains = np.broadcast_to(gain, 3)
         table = [int(np.clip(v * g + lift, 0, 255)) for g in gains for v in range(256)]
