@@ -23,21 +23,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="ochre-clip: glyphs of other fonts, made by tools/make_other_glyphs.py",
     )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="number format of the model (default: float32)",
+    )
     parser.add_argument("--json", action="store_true", help="the whole report as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print."""
     model = arguments.model or arguments.benchmark
+    where = {"device": arguments.device, "dtype": arguments.dtype}
     if arguments.benchmark == "ochre-judge":
         if arguments.glyphs:
             raise WrongUse("--glyphs goes with ochre-clip")
         from lascaux.evaluate import ochre_judge
 
-        report = ochre_judge.evaluate(model)
+        report = ochre_judge.evaluate(model, **where)
     else:
         from lascaux.evaluate import ochre_clip
 
-        report = ochre_clip.evaluate(model, arguments.glyphs)
+        report = ochre_clip.evaluate(model, arguments.glyphs, **where)
     print(report.to_json() if arguments.json else report.to_text())
     return 0

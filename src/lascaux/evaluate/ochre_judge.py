@@ -19,9 +19,20 @@ from lascaux.weights.load import load
 SEED = 0x1D6E
 
 
-def evaluate(model: str = "ochre-judge", scenes: int = 2000) -> Report:
-    """Shares of right answers on `scenes` fresh scenes, and of spoiled pictures accepted."""
-    judge = load(model)
+def evaluate(
+    model: str = "ochre-judge",
+    scenes: int = 2000,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> Report:
+    """Shares of right answers on `scenes` fresh scenes, and of spoiled pictures accepted.
+
+    Raises:
+        MissingExtra: scikit-learn, which brings the digits, is not installed.
+        Unsupported: the model is no judge.
+    """
+    judge = load(model, device=device, dtype=dtype)
     if not isinstance(judge, Judge):
         raise Unsupported(f"{model} is a {type(judge).__name__}; this benchmark is of a judge")
     rng = np.random.Generator(np.random.PCG64([SEED]))
@@ -52,6 +63,8 @@ def evaluate(model: str = "ochre-judge", scenes: int = 2000) -> Report:
         "seed": SEED,
         "presence": judge.config.presence,
         "split": "test",
+        "dtype": dtype,
+        "device": device,
     }
     return Report("ochre-judge", model, weights_hash(judge), settings, tuple(figures))
 

@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,6 +27,11 @@ log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
 _KEPT = {"recipe", "settings", "step", "model", "averaged", "optimiser", "torch_rng"}
+
+
+def setting(default: Any, help: str) -> Any:
+    """A field of a recipe, with what the command line says of its flag."""
+    return field(default=default, metadata={"help": help})
 
 
 @runtime_checkable

@@ -123,7 +123,9 @@ def _name(thing: Object, rng: np.random.Generator) -> str:
 
 
 def _article(name: str) -> str:
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+    # By sound, not by letter: a unicorn, a ewe.
+    vowel = name[0] in "aeiou" and not name.startswith(("uni", "ew"))
+    return f"{'an' if vowel else 'a'} {name}"
 
 
 def _count(number: int) -> tuple[str, str]:

@@ -6,6 +6,7 @@ backgrounds in combinations that were never trained on, and scans of digits neve
 """
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
@@ -88,6 +89,14 @@ def sample(
         for index, (x, y, size) in zip(chosen, spots, strict=True)
     )
     return Scene(name, things, variant)
+
+
+def large(rng: np.random.Generator, split: Split = "train", *, digits: bool = False) -> Scene:
+    """A scene of one object that covers half to nine tenths of the side: an easy one."""
+    scene = sample(rng, split, "single", digits=digits)
+    size = float(rng.uniform(0.5, 0.9))
+    x, y = (float(v) for v in rng.uniform(size / 2, 1 - size / 2, 2))
+    return replace(scene, things=(replace(scene.things[0], x=x, y=y, size=size),))
 
 
 def single(

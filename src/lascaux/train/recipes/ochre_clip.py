@@ -31,13 +31,14 @@ from lascaux.data.world import wild
 from lascaux.data.world.backgrounds import BACKGROUNDS
 from lascaux.data.world.language import background_prompt, caption, name_prompt
 from lascaux.data.world.objects import digit_scans, glyph, glyph_count, objects
-from lascaux.data.world.sampling import colour_pairs, pairs, place_pairs, sample, single
+from lascaux.data.world.sampling import colour_pairs, large, pairs, place_pairs, sample, single
 from lascaux.data.world.scene import Scene, Thing, draw
 from lascaux.errors import BadInput
 from lascaux.models.clip import Clip, ClipConfig
 from lascaux.tasks.classify import Classifier
 from lascaux.text.clip_bpe import ClipTokenizer
 from lascaux.train.contrastive import matched_pairs, one_of_bank
+from lascaux.train.loop import setting
 
 log = logging.getLogger(__name__)
 
@@ -76,26 +77,25 @@ class OchreClip:
     """Settings of a run; every field is a flag of `lascaux train ochre-clip`."""
 
     name: ClassVar[str] = "ochre-clip"
-    seed: int = 0
-    image_size: int = 64  # pixels
-    start: str = ""  # folder of a run to take the weights from
-    glyphs: str = ""  # folder of other fonts' glyphs (tools/make_other_glyphs.py)
-    steps: int = 5000
-    batch_size: int = 128
-    warmup_steps: int = 300
-    cooldown_steps: int = 1900
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 0.05
-    clip_norm: float = 2.0
-    averaging: float = 0.998
-    scenes: float = 0.5  # share of pictures that are scenes with captions
-    digits: float = 0.08  # share that are scans of digits; the rest are distorted pictures
-    chinese: float = 0.3  # share of texts in Chinese
-    names: int = 128  # names of objects in each step
-    easy_steps: int = 1200  # over which large single objects give way to everything else
+    seed: int = setting(0, "decides weights and batches")
+    image_size: int = setting(64, "side of a picture in pixels, a multiple of 16")
+    glyphs: str = setting("", "folder of other fonts' glyphs (tools/make_other_glyphs.py)")
+    steps: int = setting(5000, "of the whole run; may be changed until it cools down")
+    batch_size: int = setting(128, "pictures in a step")
+    warmup_steps: int = setting(300, "over which the learning rate rises")
+    cooldown_steps: int = setting(1900, "at the end, over which it falls to zero")
+    learning_rate: float = setting(1.5e-3, "of AdamW")
+    weight_decay: float = setting(0.05, "of matrices and kernels")
+    clip_norm: float = setting(2.0, "largest norm of the gradient")
+    averaging: float = setting(0.998, "decay of the averaged weights, which are kept")
+    scenes: float = setting(0.5, "share of pictures that are scenes with captions")
+    digits: float = setting(0.08, "share that are scans of digits; the rest are distorted")
+    chinese: float = setting(0.3, "share of texts in Chinese")
+    names: int = setting(128, "names of objects in a step")
+    easy_steps: int = setting(1200, "over which large single objects give way to the rest")
 
     def build(self) -> nn.Module:
-        """A small ResNet CLIP, or the one of the run named by `start` at this image size."""
+        """A small ResNet CLIP with its anchors."""
         config = ClipConfig(
             embed_width=256,
             image_size=self.image_size,
@@ -118,11 +118,7 @@ class OchreClip:
         clip.initialise()
         nn.init.constant_(clip.logit_scale, 3.0)
         model = Trainee(clip)
-        if self.start:
-            model.load_state_dict(_started(Path(self.start), model))
-        for parameter in clip.image.parameters():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        clip.image.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         return model
 
     def batch(self, step: int) -> Batch:
@@ -235,12 +231,7 @@ class OchreClip:
         return "zh" if rng.random() < self.chinese else "en"
 
     def _scene(self, rng: np.random.Generator, easy: bool = False) -> "Example":
-        scene = sample(rng, "train", "single" if easy else "any", digits=True)
-        if easy:
-            (thing,) = scene.things
-            size = float(rng.uniform(0.5, 0.9))
-            x, y = (float(v) for v in rng.uniform(size / 2, 1 - size / 2, 2))
-            scene = replace(scene, things=(replace(thing, x=x, y=y, size=size),))
+        scene = large(rng, digits=True) if easy else sample(rng, "train", digits=True)
         drawn = draw(scene, (self.image_size, 64, 128)[rng.integers(3)])
         language = self._language(rng)
         return Example(
@@ -452,20 +443,3 @@ photographs of the real world take another model. Trained by the recipe `ochre-c
 
 Figures of the test split: `lascaux evaluate ochre-clip`.
 """
-
-
-def _started(run: Path, model: Trainee) -> dict[str, Tensor]:
-    """The averaged weights of another run, positions of the attention pool resized to fit."""
-    path = run / "checkpoint.pt"
-    if not path.exists():
-        raise BadInput(f"start={run}: no checkpoint.pt there; name the folder of a run")
-    state = torch.load(path, map_location="cpu", weights_only=True)["averaged"]
-    key = "clip.image.pool.positions"
-    wanted = model.state_dict()[key]
-    mean, grid = state[key][:1], state[key][1:]
-    old, new = round(len(grid) ** 0.5), round((len(wanted) - 1) ** 0.5)
-    if old != new:
-        grid = grid.T.reshape(1, -1, old, old)
-        grid = F.interpolate(grid, (new, new), mode="bicubic", align_corners=False)
-        state[key] = torch.cat((mean, grid.flatten(2)[0].T))
-    return state

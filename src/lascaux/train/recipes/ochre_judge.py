@@ -27,6 +27,7 @@ from lascaux.data.world.sampling import sample
 from lascaux.data.world.scene import draw, draw_map
 from lascaux.data.world.spoiled import SPOILS, spoil
 from lascaux.models.judge import Judge, JudgeConfig
+from lascaux.train.loop import setting
 
 
 class Batch(NamedTuple):
@@ -45,25 +46,23 @@ class OchreJudge:
     """Settings of a run; every field is a flag of `lascaux train ochre-judge`."""
 
     name: ClassVar[str] = "ochre-judge"
-    seed: int = 1
-    steps: int = 5400
-    batch_size: int = 128
-    warmup_steps: int = 200
-    cooldown_steps: int = 2000
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.02
-    clip_norm: float = 5.0
-    averaging: float = 0.998
-    spoiled: float = 0.22  # share of pictures that show no object properly
-    map_pixels: int = 96  # of each picture, drawn at random, on which the map is learnt
+    seed: int = setting(1, "decides weights and batches")
+    steps: int = setting(5400, "of the whole run; may be changed until it cools down")
+    batch_size: int = setting(128, "pictures in a step")
+    warmup_steps: int = setting(200, "over which the learning rate rises")
+    cooldown_steps: int = setting(2000, "at the end, over which it falls to zero")
+    learning_rate: float = setting(2e-3, "of AdamW")
+    weight_decay: float = setting(0.02, "of matrices and kernels")
+    clip_norm: float = setting(5.0, "largest norm of the gradient")
+    averaging: float = setting(0.998, "decay of the averaged weights, which are kept")
+    spoiled: float = setting(0.22, "share of pictures that show no object properly")
+    map_pixels: int = setting(96, "of a picture, drawn at random, on which the map is learnt")
 
     def build(self) -> nn.Module:
         """A judge of the world's objects and backgrounds."""
         config = JudgeConfig(objects=len(objects()), backgrounds=len(BACKGROUNDS))
         judge = Judge(config)
-        for parameter in judge.parameters():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        judge.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         # Of 325 objects nearly all are absent; starting there saves the first thousand steps.
         nn.init.constant_(judge.objects.bias, -5.0)
         return judge
