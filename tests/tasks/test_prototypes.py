@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from lascaux.errors import BadClasses, BadInput, BadText
 from lascaux.images.preprocess import normalise, pixels
 from lascaux.tasks.evidence import ClassEvidence, EvidenceWeights
-from lascaux.tasks.prototypes import close_gap, image_features, prototypes, text_features
+from lascaux.tasks.features import image_features, text_features
+from lascaux.tasks.prototypes import close_gap, prototypes
 
 
 def unit_text(model, text):

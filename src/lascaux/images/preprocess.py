@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -238,6 +238,16 @@ def _squared(picture: Image.Image, how: Preprocessing) -> Image.Image:
         ) from error
 
 
+def square_pixels(picture: Source, how: Preprocessing) -> UInt8[Tensor, "3 y x"]:
+    """One picture as bytes, as `to_square` makes it.
+
+    Raises:
+        BadPicture: it cannot be read, or cannot be turned to RGB.
+    """
+    square = _squared(read_picture(picture, mode=how.reading), how)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+
+
 def pixels(
     pictures: Sequence[Source], how: Preprocessing
 ) -> tuple[Float[Tensor, "b 3 y x"], list[tuple[int, BadPicture]]]:
@@ -249,11 +259,9 @@ def pixels(
     failures: list[tuple[int, BadPicture]] = []
     for index, source in enumerate(pictures):
         try:
-            square = _squared(read_picture(source, mode=how.reading), how)
+            squares.append(square_pixels(source, how))
         except BadPicture as error:
             failures.append((index, error))
-            continue
-        squares.append(torch.from_numpy(np.array(square)).permute(2, 0, 1))
     if not squares:
         return torch.zeros(0, 3, how.size, how.size), failures
     return torch.stack(squares).float() / 255, failures

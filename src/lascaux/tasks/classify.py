@@ -5,7 +5,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import islice
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +22,10 @@ from lascaux.models.clip import Clip
 from lascaux.tasks.aside import written_aside
 from lascaux.tasks.calibrate import Calibration, fit_calibration, fit_threshold
 from lascaux.tasks.evidence import Classes, EvidenceWeights, class_evidence
+from lascaux.tasks.features import Reading, TooLong, image_features, stream_features
 from lascaux.tasks.options import ClassifyOptions
 from lascaux.tasks.pictures import expanded, is_folder, source_name
-from lascaux.tasks.prototypes import Progress, Reading, TooLong, image_features, prototypes
+from lascaux.tasks.prototypes import Progress, prototypes
 from lascaux.tasks.results import Classified, Failed, Label, Scores
 from lascaux.tasks.templates import read_templates
 from lascaux.weights.fingerprint import weights_hash
@@ -183,7 +183,7 @@ class Classifier:
         """
         self._require(top_k, scores)
         each = pictures if _several(pictures) else [pictures]
-        queue = enumerate(p for given in each for p in expanded(given, recursive=recursive))
+        queue = (p for given in each for p in expanded(given, recursive=recursive))
         return self._stream(queue, top_k, scores)
 
     def cosines(self, pictures: Iterable[Any]) -> Float[Tensor, "b m"]:
@@ -192,15 +192,14 @@ class Classifier:
         Raises:
             BadPicture: one of the pictures cannot be read.
         """
-        rows = [torch.zeros(0, len(self.names))]
-        queue = enumerate(pictures)
-        while batch := list(islice(queue, self.batch_size)):
-            features, failures = image_features(self.model, [p for _, p in batch], self.reading)
-            for at, reason in failures:
-                position, picture = batch[at]
-                raise BadPicture(f"{source_name(picture, position)}: {reason}") from reason
-            rows.append(self._compared(features))
-        return torch.cat(rows)
+        rows: list[Tensor] = []
+        found = stream_features(self.model, pictures, self.reading, batch_size=self.batch_size)
+        for position, (picture, row) in enumerate(found):
+            if isinstance(row, BadPicture):
+                raise BadPicture(f"{source_name(picture, position)}: {row}") from row
+            rows.append(row)
+        features = torch.stack(rows) if rows else torch.zeros(0, self.prototypes.shape[1])
+        return self._compared(features)
 
     def calibrate(self, pictures: Sequence[Any], labels: Sequence[Truth]) -> Calibration:
         """Learn from labelled pictures what probability a cosine means, and keep it.
@@ -347,19 +346,16 @@ class Classifier:
             )
 
     def _stream(
-        self, queue: Iterator[tuple[int, Any]], top_k: int, scores: str
+        self, queue: Iterator[Any], top_k: int, scores: str
     ) -> Iterator[Classified | Failed]:
-        while batch := list(islice(queue, self.batch_size)):
-            features, failures = image_features(self.model, [p for _, p in batch], self.reading)
-            bad = dict(failures)
-            rows = iter(self._compared(features))
-            for at, (position, picture) in enumerate(batch):
-                name = source_name(picture, position)
-                if at in bad:
-                    empty = "no pictures in this folder; recursive searches its subfolders too"
-                    yield Failed(name, empty if is_folder(picture) else str(bad[at]))
-                else:
-                    yield self._result(name, next(rows)[None], top_k, scores)
+        found = stream_features(self.model, queue, self.reading, batch_size=self.batch_size)
+        for position, (picture, row) in enumerate(found):
+            name = source_name(picture, position)
+            if isinstance(row, BadPicture):
+                empty = "no pictures in this folder; recursive searches its subfolders too"
+                yield Failed(name, empty if is_folder(picture) else str(row))
+            else:
+                yield self._result(name, self._compared(row[None]), top_k, scores)
 
     def _require(self, top_k: int, scores: str) -> None:
         if not isinstance(top_k, Integral) or top_k < 1:

@@ -1,30 +1,32 @@
 """One direction for each class in a CLIP's space, from all that is known of the class."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lascaux.errors import BadClasses, BadInput, BadPicture
-from lascaux.images.preprocess import normalise, pixels
+from lascaux.errors import BadClasses, BadPicture
 from lascaux.models.clip import Clip
 from lascaux.tasks.evidence import Classes, ClassEvidence, EvidenceWeights, class_evidence
+from lascaux.tasks.features import (
+    TEXT_BATCH,
+    Reading,
+    TooLong,
+    image_features,
+    stream_features,
+    text_features,
+)
 from lascaux.tasks.pictures import source_name
 from lascaux.tasks.templates import read_templates
 
-TooLong = Literal["truncate", "error", "average"]
-Reading = Literal["photo", "official"]
 Progress = Callable[[str, int, int], None]  # what is done, how many so far, of how many
-
-_TEXT_BATCH = 256  # texts encoded at once; bounds the memory for any number of classes
 
 
 def prototypes(
@@ -98,65 +100,6 @@ def close_gap(
     return torch.where(has_picture[:, None], moved, torch.zeros_like(moved))
 
 
-def image_features(
-    model: Clip, pictures: Sequence[Any], reading: Reading
-) -> tuple[Float[Tensor, "b e"], list[tuple[int, BadPicture]]]:
-    """Unit embeddings (float32, on the CPU) of the pictures that could be read, and the others."""
-    how = replace(model.config.preprocessing, reading=reading)
-    x, failures = pixels(pictures, how)
-    if not len(x):
-        return torch.zeros(0, model.config.embed_width), failures
-    x = normalise(x, how.mean, how.std).to(model.device, model.dtype)
-    with _evaluating(model):
-        return F.normalize(model.encode_image(x).float(), dim=-1).cpu(), failures
-
-
-def text_features(
-    model: Clip, texts: Sequence[str], too_long: TooLong = "truncate"
-) -> Float[Tensor, "b e"]:
-    """Unit embeddings (float32, on the CPU) of texts; `average` is over the chunks of a text.
-
-    Raises:
-        BadInput: the model has no tokenizer.
-        BadText: a text is too long and `too_long` is "error".
-    """
-    if (tokenizer := model.tokenizer) is None:
-        raise BadInput(
-            "this model has no tokenizer, so no text can be encoded; set model.tokenizer to a "
-            "ClipTokenizer (`lascaux convert` writes one beside the weights)"
-        )
-    length = model.config.context_length
-    if too_long != "average":
-        return _encode(model, tokenizer(texts, too_long=too_long, context_length=length))
-    chunks = [tokenizer.encode_chunks(text, context_length=length) for text in texts]
-    rows = torch.tensor([row for text in chunks for row in text])
-    owners = torch.tensor([place for place, text in enumerate(chunks) for _ in text])
-    sums = torch.zeros(len(texts), model.config.embed_width)
-    for at in range(0, len(rows), _TEXT_BATCH):
-        features = _encode(model, rows[at : at + _TEXT_BATCH])
-        sums.index_add_(0, owners[at : at + _TEXT_BATCH], features)
-    return F.normalize(sums, dim=-1)
-
-
-def _encode(model: Clip, ids: Tensor) -> Tensor:
-    with _evaluating(model):
-        return F.normalize(model.encode_text(ids.to(model.device)).float(), dim=-1).cpu()
-
-
-@contextmanager
-def _evaluating(model: Clip) -> Iterator[None]:
-    """Without gradients, and with batch norm as it is used, whatever state the model is in."""
-    training = model.training
-    try:
-        if training:
-            model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        if training:
-            model.train()
-
-
 def _text_means(
     model: Clip, texts: list[list[str]], too_long: TooLong, progress: Callable[[int, int], None]
 ) -> Float[Tensor, "m e"]:
@@ -164,7 +107,7 @@ def _text_means(
     sums = torch.zeros(len(texts), model.config.embed_width)
     total, done = sum(len(group) for group in texts), 0
     queue = ((place, text) for place, group in enumerate(texts) for text in group)
-    while batch := list(islice(queue, _TEXT_BATCH)):
+    while batch := list(islice(queue, TEXT_BATCH)):
         places, these = zip(*batch, strict=True)
         sums.index_add_(0, torch.tensor(places), text_features(model, these, too_long))
         done += len(batch)
@@ -181,18 +124,16 @@ def _picture_means(
 ) -> Float[Tensor, "m e"]:
     """The normalised mean of each class's example pictures; zeros where it has none."""
     sums = torch.zeros(len(classes), model.config.embed_width)
-    total, done = sum(len(entry.pictures) for entry in classes), 0
-    queue = ((place, p) for place, entry in enumerate(classes) for p in entry.pictures)
-    while batch := list(islice(queue, batch_size)):
-        features, failures = image_features(model, [picture for _, picture in batch], reading)
-        bad = dict(failures)
-        for at, reason in bad.items():
-            name, source = classes[batch[at][0]].name, source_name(batch[at][1], done + at)
-            warnings.warn(f"an example of {name!r} is left out: {source}: {reason}", stacklevel=3)
-        owners = [place for at, (place, _) in enumerate(batch) if at not in bad]
-        sums.index_add_(0, torch.tensor(owners, dtype=torch.int64), features)
-        done += len(batch)
-        progress(done, total)
+    owners = [place for place, entry in enumerate(classes) for _ in entry.pictures]
+    shown = (picture for entry in classes for picture in entry.pictures)
+    found = stream_features(model, shown, reading, batch_size=batch_size)
+    for at, (picture, row) in enumerate(found):
+        if isinstance(row, BadPicture):
+            name, source = classes[owners[at]].name, source_name(picture, at)
+            warnings.warn(f"an example of {name!r} is left out: {source}: {row}", stacklevel=3)
+        else:
+            sums[owners[at]] += row
+        progress(at + 1, len(owners))
     for entry, present in zip(classes, _present(sums).tolist(), strict=True):
         if entry.pictures and not (present or entry.prompted or entry.descriptions):
             raise BadClasses(f"no example picture of class {entry.name!r} can be read")
