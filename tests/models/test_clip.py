@@ -77,6 +77,30 @@ def test_a_later_token_does_not_change_an_earlier_one():
         assert not torch.allclose(before[:, 4:], after[:, 4:])
 
 
+def test_texts_that_begin_alike_are_embedded_as_each_alone():
+    model, ids = clip(VIT), texts((3, 11, 6, 9, 9, 4))
+    ids[1:4, :5] = ids[3, :5]
+    ids[4] = ids[3]
+    plain = model.encode_text(ids)  # gradients are wanted, so nothing is shared
+    with torch.no_grad():
+        shared = model.encode_text(ids)
+    torch.testing.assert_close(shared, plain.detach(), rtol=1e-5, atol=1e-6)
+    assert torch.equal(shared[3], shared[4])
+
+
+def test_the_image_tower_s_last_block_answers_for_the_class_token_as_a_whole_block_does():
+    block = clip(VIT).image.blocks[-1]
+    x = torch.randn(3, 17, 32)
+    torch.testing.assert_close(block.first(x), block(x)[:, 0])
+
+
+@torch.no_grad()
+def test_many_positions_go_through_the_mlp_as_few_do():
+    mlp = clip(VIT).image.blocks[0].mlp
+    x = torch.randn(5, 130, 32)
+    torch.testing.assert_close(mlp(x), torch.stack([mlp(row) for row in x]))
+
+
 @torch.no_grad()
 def test_a_truncated_row_equals_a_padded_row():
     model, ids = clip(VIT), texts((3, 6))
@@ -330,7 +354,6 @@ def test_training_leaves_no_trace_in_global_state():
     assert (torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()) == state
 
 
-@torch.no_grad()
 def test_threads_share_a_model():
     model, ids = clip(VIT), texts()
     expected, answers = model.encode_text(ids), []

@@ -5,6 +5,7 @@ import enum
 import gzip
 import importlib
 import io
+import json
 import os
 import pathlib
 import pickle
@@ -134,10 +135,35 @@ def test_tensors_of_one_storage_share_memory_when_read(tmp_path, how):
     assert read["tail"][1] == 70.0
 
 
-@pytest.mark.parametrize("form", ["safetensors", "zip", "legacy", "torchscript", "pickle"])
+@pytest.mark.parametrize("form", ["zip", "legacy", "torchscript", "pickle"])
 def test_read_tensors_are_aligned_as_torch_allocates_them(tmp_path, form):
     read = read_tensors(make(form, tmp_path)).tensors
     assert all(tensor.data_ptr() % 64 == 0 for tensor in read.values())
+
+
+def test_tensors_of_safetensors_lie_where_their_elements_may(tmp_path):
+    odd = {"a": torch.ones(3, dtype=torch.uint8), "b": torch.arange(5.0), "c": torch.ones(())}
+    header = json.dumps(
+        {
+            "a": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]},
+            "b": {"dtype": "F32", "shape": [5], "data_offsets": [3, 23]},
+            "c": {"dtype": "F32", "shape": [], "data_offsets": [23, 27]},
+        }
+    ).encode()
+    body = b"".join(tensor.numpy().tobytes() for tensor in odd.values())
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + body)
+    read = read_tensors(path).tensors
+    same(read, odd)
+    assert all(tensor.data_ptr() % tensor.itemsize == 0 for tensor in read.values())
+
+
+@pytest.mark.parametrize("form", ["safetensors", "zip", "torchscript"])
+def test_memory_that_was_let_go_is_read_again(tmp_path, form):
+    checkpoint = read_tensors(make(form, tmp_path))
+    before = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
+    checkpoint.let_go()
+    same(checkpoint.tensors, before)
 
 
 def test_writing_to_a_read_tensor_leaves_the_file_alone(tmp_path):

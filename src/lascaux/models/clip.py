@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput, BadText
+from lascaux.nn.linear import Linear, linear
+from lascaux.nn.prefix_tree import PrefixTree
 
 if TYPE_CHECKING:
     from lascaux.images.preprocess import Preprocessing
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 Activation = Literal["quick_gelu", "gelu"]
 
+_MLP_ROWS = 256  # positions whose wide states stay in a CPU's cache
 _RESNET_EXPANSION = 4  # a bottleneck block gives four times its inner width
 _RESNET_STRIDE = 32  # pixels of the picture per token of the attention pool, as published
 
@@ -280,14 +283,39 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b n d"], *, causal: bool) -> Float[Tensor, "b n d"]:
         """What the positions tell each other; `causal` hides later ones from earlier ones."""
         q, k, v = rearrange(self.qkv(x), "b n (three h k) -> three b h n k", three=3, h=self.heads)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         return self.out(rearrange(mixed, "b h n k -> b n (h k)"))
+
+    def first(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
+        """What the first position learns from all."""
+        q, kv = self._asked(x[:, 0]), self._told(x)
+        k, v = rearrange(kv, "b n (two h k) -> two b h n k", two=2, h=self.heads)
+        q = rearrange(q, "b (h k) -> b h 1 k", h=self.heads)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.out(rearrange(mixed, "b h 1 k -> b (h k)"))
+
+    def on_tree(self, x: Float[Tensor, "n d"], tree: PrefixTree) -> Float[Tensor, "n d"]:
+        """What every node of a tree of sequences learns from those before it."""
+        return self.out(tree.attend(self.qkv(x), self.heads))
+
+    def at_ends(self, x: Float[Tensor, "n d"], tree: PrefixTree) -> Float[Tensor, "w d"]:
+        """What the last token of every sequence learns from those before it."""
+        q, kv = self._asked(x[tree.ends]), self._told(x)
+        return self.out(tree.attend_from_ends(q, kv, self.heads))
+
+    def _asked(self, x: Tensor) -> Tensor:
+        width = x.shape[-1]
+        return linear(x, self.qkv.weight[:width], self.qkv.bias[:width])
+
+    def _told(self, x: Tensor) -> Tensor:
+        width = x.shape[-1]
+        return linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
 
 
 class Mlp(nn.Module):
@@ -296,15 +324,25 @@ class Mlp(nn.Module):
     def __init__(self, width: int, hidden_width: int, activation: Activation) -> None:
         super().__init__()
         self.activation = activation
-        self.up = nn.Linear(width, hidden_width)
-        self.down = nn.Linear(hidden_width, width)
+        self.up = Linear(width, hidden_width)
+        self.down = Linear(hidden_width, width)
 
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """Every position changed by itself."""
-        x = self.up(x)
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return self.down(self._activated(self.up(x)))
+        # Of many positions the wide states would go to memory and come back from there.
+        parts = x.flatten(0, -2).split(_MLP_ROWS)
+        found = [self.down(self._activated(self.up(part))) for part in parts]
+        return (found[0] if len(found) == 1 else torch.cat(found)).view_as(x)
+
+    def _activated(self, x: Tensor) -> Tensor:
+        if self.activation == "gelu":
+            return F.gelu(x)
         # QuickGELU, Hendrycks and Gimpel 2016, section 2: x sigmoid(1.702 x).
-        x = x * torch.sigmoid(1.702 * x) if self.activation == "quick_gelu" else F.gelu(x)
-        return self.down(x)
+        if torch.is_grad_enabled():
+            return x * torch.sigmoid(1.702 * x)
+        return (1.702 * x).sigmoid_().mul_(x)
 
 
 class Block(nn.Module):
@@ -321,7 +359,22 @@ class Block(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n d"], *, causal: bool = False) -> Float[Tensor, "b n d"]:
         """The residual stream after attention and MLP."""
-        x = x + self.attention(self.attention_norm(x), causal=causal)
+        return self._changed(x, self.attention(self.attention_norm(x), causal=causal))
+
+    def first(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
+        """What `forward` gives at the first position; nothing else is computed."""
+        return self._changed(x[:, 0], self.attention.first(self.attention_norm(x)))
+
+    def on_tree(self, x: Float[Tensor, "n d"], tree: PrefixTree) -> Float[Tensor, "n d"]:
+        """What `forward`, causal, gives at every node of a tree of sequences."""
+        return self._changed(x, self.attention.on_tree(self.attention_norm(x), tree))
+
+    def at_ends(self, x: Float[Tensor, "n d"], tree: PrefixTree) -> Float[Tensor, "w d"]:
+        """What `on_tree` gives at the end of every sequence; nothing else is computed."""
+        return self._changed(x[tree.ends], self.attention.at_ends(self.attention_norm(x), tree))
+
+    def _changed(self, x: Tensor, told: Tensor) -> Tensor:
+        x = x + told
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -372,9 +425,10 @@ class VisionTransformer(nn.Module):
         x = rearrange(self.patches(x.to(self.patches.weight.dtype)), "b d y x -> b (y x) d")
         first = self.class_token.to(x.dtype).expand(x.shape[0], 1, -1)
         x = self.first_norm(torch.cat((first, x), dim=1) + self.positions)
-        for block in self.blocks:
+        *blocks, last = cast("list[Block]", list(self.blocks))
+        for block in blocks:
             x = block(x)
-        return self.project(self.last_norm(x[:, 0]))
+        return self.project(self.last_norm(last.first(x)))
 
 
 class Bottleneck(nn.Module):
@@ -536,15 +590,26 @@ class TextTransformer(nn.Module):
     def forward(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b e"]:
         """Embeddings of texts, not of unit length.
 
-        What stands after the first end-of-text changes nothing, so it is not computed.
+        What stands after the first end-of-text changes nothing, so it is not computed. Without
+        gradients, what texts have in common at their beginnings is computed once.
         """
         end = self._end_of_text(ids)
-        rows = torch.arange(ids.shape[0], device=ids.device)
-        ids = ids[:, : int(end.max()) + 1 if len(ids) else 1]
+        if not len(ids):
+            return self.project.weight.new_empty(0, self.project.out_features)
+        if not torch.is_grad_enabled():
+            return self._embed_tree(PrefixTree.of(ids, end))
+        ids = ids[:, : int(end.max()) + 1]
         x = self.tokens(ids) + self.positions[: ids.shape[1]]
         for block in self.blocks:
             x = block(x, causal=True)
-        return self.project(self.last_norm(x[rows, end]))
+        return self.project(self.last_norm(x[torch.arange(len(ids), device=ids.device), end]))
+
+    def _embed_tree(self, tree: PrefixTree) -> Float[Tensor, "b e"]:
+        x = self.tokens(tree.ids) + self.positions[tree.depths]
+        *blocks, last = cast("list[Block]", list(self.blocks))
+        for block in blocks:
+            x = block.on_tree(x, tree)
+        return self.project(self.last_norm(last.at_ends(x, tree)))[tree.places]
 
     def _end_of_text(self, ids: Int[Tensor, "b n"]) -> Int[Tensor, " b"]:
         context, vocabulary = self.positions.shape[0], self.tokens.num_embeddings

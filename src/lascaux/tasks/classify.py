@@ -416,7 +416,8 @@ def _read_classes(path: Path) -> tuple[Float[Tensor, "m e"], dict[str, Any]]:
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
                 raise BrokenFile(f"{path} holds tensors, but is no file that Classifier.save wrote")
-            rows = file.get_tensor("prototypes")
+            # A copy, since where in memory numbers lie may decide the last bits of a product.
+            rows = file.get_tensor("prototypes").clone()
     except (OSError, safetensors.SafetensorError) as error:
         raise BrokenFile(f"{path} is not a readable file of classes: {error}") from error
     try:

@@ -8,7 +8,9 @@ caffe2/serialize/inline_container.cc of torch 2.13.
 
 from __future__ import annotations
 
+import mmap
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -23,9 +25,9 @@ from lascaux.weights.inert import Placeholder, Refused, StorageRef, TensorRecord
 from lascaux.weights.pickles import Interpreter
 from lascaux.weights.rebuild import storage_dtype
 
-# Bytes, as torch allocates. Kernels round differently on memory that is not aligned, so one model
-# read from two kinds of files would differ in the last bit.
+# Bytes, as torch allocates, and as it aligns the storages of a zip archive.
 ALIGNMENT = 64
+_VERIFIED_AT_ONCE = 32 << 20  # bytes, read into memory to check them, and not kept there
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _LARGEST_PICKLE = 1 << 30
@@ -42,19 +44,27 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        size = path.stat().st_size
-        if size == 0:
+        if path.stat().st_size == 0:
             raise BrokenFile(f"{path}: the file is empty; fetch it again")
         try:
-            whole = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
-        except RuntimeError as error:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except (OSError, ValueError) as error:
             raise BrokenFile(f"{path}: the file cannot be read: {error}") from error
-        self.storage = cast(torch.UntypedStorage, whole)
+        self.storage = torch.frombuffer(self._map, dtype=torch.uint8).untyped_storage()
         self.data = memoryview(cast(Any, _as_bytes(self.storage).numpy()))
 
     def stretch(self, start: int, length: int) -> torch.UntypedStorage:
         """A storage on a stretch of the file."""
         return cast(torch.UntypedStorage, self.storage[start : start + length])
+
+    def let_go(self) -> None:
+        """Give the memory of what was touched back to the system, which reads it again at need.
+
+        Whatever was written to the mapping would be lost: nothing that reads a file does.
+        """
+        if sys.platform == "linux":
+            self._map.madvise(mmap.MADV_DONTNEED)
 
 
 def _as_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
@@ -232,6 +242,7 @@ class _Archive:
     def __init__(self, file: MappedFile, *, verify: bool) -> None:
         self.file = file
         self.verify = verify
+        self.verified = 0  # bytes since the memory was last given back
         self.pieces: dict[str, Piece] = {}
         # What deflated entries may unfold to, all together.
         self.allowance = (64 << 20) + 200 * len(file.data)
@@ -300,11 +311,16 @@ class _Archive:
         if info.compress_size != info.file_size or end > len(data):
             raise BrokenFile(f"{path}: entry {name!r} leads outside the file; it is truncated")
         # torch.serialization.set_crc32_options(False) writes zeros.
-        if self.verify and info.CRC and zlib.crc32(data[start:end]) != info.CRC:
-            raise BrokenFile(
-                f"{path}: the checksum of entry {name!r} is wrong; the file is corrupt; fetch it "
-                "again"
-            )
+        if self.verify and info.CRC:
+            if zlib.crc32(data[start:end]) != info.CRC:
+                raise BrokenFile(
+                    f"{path}: the checksum of entry {name!r} is wrong; the file is corrupt; fetch "
+                    "it again"
+                )
+            self.verified += info.file_size
+            if self.verified > _VERIFIED_AT_ONCE:
+                self.verified = 0
+                self.file.let_go()
         return Piece(start, info.file_size)
 
     def _unfold(self, info: zipfile.ZipInfo) -> bytes:

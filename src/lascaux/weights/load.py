@@ -23,7 +23,7 @@ from lascaux.weights.maps.clip import (
     recognise,
     unwrapped,
 )
-from lascaux.weights.reading import read_tensors
+from lascaux.weights.reading import Checkpoint, read_tensors
 from lascaux.weights.save import save
 
 __all__ = ["DTYPES", "assemble", "build", "find", "load", "save"]
@@ -103,11 +103,14 @@ def assemble(
     activation: Activation | None = None,
 ) -> Any:
     """The model of which the parts were found; arguments as `load` takes them."""
-    state = _read(source)
+    state, files = _read(source)
     rules: tuple[Rule, ...] = ()
     config = source.config
     if source.model == "clip":
         state, rules, config = _as_clip(state, source, activation)
+    # Checking the files and putting parts together has touched what may never be used.
+    for file in files:
+        file.let_go()
     kind, _ = MODELS[source.model]
     model = build(lambda: kind(config))
     require_shapes(state, model.state_dict(), rules, source=source.label)
@@ -123,15 +126,17 @@ def assemble(
     return model.eval()
 
 
-def _read(source: Source) -> dict[str, Tensor]:
-    """The tensors of all files, under the names they have there."""
+def _read(source: Source) -> tuple[dict[str, Tensor], list[Checkpoint]]:
+    """The tensors of all files, under the names they have there, and what was read of each."""
     state: dict[str, Tensor] = {}
-    for file in source.weights:
-        shard = read_tensors(file).tensors
+    files: list[Checkpoint] = []
+    for path in source.weights:
+        files.append(read_tensors(path))
+        shard = files[-1].tensors
         if twice := state.keys() & shard.keys():
-            raise WrongKeys(f"{file}: {min(twice)!r} is in another shard already")
+            raise WrongKeys(f"{path}: {min(twice)!r} is in another shard already")
         state.update(shard)
-    return state
+    return state, files
 
 
 def _as_clip(

@@ -7,16 +7,17 @@ refused as unsafe.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lascaux.errors import BrokenFile, LascauxError, UnknownModel, Unsupported
 from lascaux.weights.archives import (
-    ALIGNMENT,
     Container,
     MappedFile,
     Opened,
@@ -36,6 +37,24 @@ _TRAINING = ("optim", "lr_", "scheduler", "callbacks", "loops", "amp", "scaler",
 _DEEPEST_NEST = 4
 _MOST_SKIPPED = 1000
 _MOST_VALUES = 200_000
+_SAFETENSORS = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+}
 
 
 @dataclass(frozen=True)
@@ -49,12 +68,15 @@ class Checkpoint:
             the dictionary the tensors were taken from, where they were nested.
         container: how the file is made.
         skipped: one line for everything that was left out: unknown classes, optimiser states.
+        let_go: gives the memory of what was touched of the file back to the system; for before the
+            tensors are used, and only if none was written to.
     """
 
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
     container: Container
     skipped: list[str] = field(default_factory=list)
+    let_go: Callable[[], None] = lambda: None
 
 
 def read_tensors(path: str | Path, *, inside: str | None = None, verify: bool = True) -> Checkpoint:
@@ -80,8 +102,7 @@ def read_tensors(path: str | Path, *, inside: str | None = None, verify: bool = 
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return _checkpoint(open_zip(file, verify=verify), inside)
     if _looks_like_safetensors(head):
-        del file
-        return _read_safetensors(path)
+        return _read_safetensors(file)
     _refuse_by_look(path, head, file.data)
     return _checkpoint(_open_unmarked(file, head), inside)
 
@@ -125,22 +146,35 @@ def _open_unmarked(file: MappedFile, head: bytes) -> Opened:
         ) from error
 
 
-def _read_safetensors(path: Path) -> Checkpoint:
+def _read_safetensors(file: MappedFile) -> Checkpoint:
     from safetensors import SafetensorError, safe_open
 
+    path = file.path
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            names = list(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names}
-            metadata = dict(file.metadata() or {})
+        with safe_open(path, framework="pt", device="cpu") as opened:  # checks the whole header
+            metadata = dict(opened.metadata() or {})
+        length = int.from_bytes(file.data[:8], "little")
+        header = json.loads(bytes(file.data[8 : 8 + length]))
+        header.pop("__metadata__", None)
+        tensors = {
+            name: _of_safetensors(file, 8 + length, entry, name) for name, entry in header.items()
+        }
     except (SafetensorError, ValueError, RuntimeError, KeyError, OSError, TypeError) as error:
         raise BrokenFile(
             f"{path}: not a whole safetensors file: {error}; truncated or corrupt; fetch it again"
         ) from error
-    for name, tensor in tensors.items():
-        if tensor.data_ptr() % ALIGNMENT:
-            tensors[name] = tensor.clone()
-    return Checkpoint(tensors, metadata, "safetensors")
+    return Checkpoint(tensors, metadata, "safetensors", let_go=file.let_go)
+
+
+def _of_safetensors(file: MappedFile, base: int, entry: dict[str, Any], name: str) -> Tensor:
+    """One tensor, mapped; where it does not lie as its elements need it, a copy."""
+    if (dtype := _SAFETENSORS.get(entry["dtype"])) is None:
+        raise Unsupported(f"{file.path}: tensor {name!r} is of dtype {entry['dtype']}")
+    first, last = entry["data_offsets"]
+    storage = file.stretch(base + first, last - first)
+    if (base + first) % dtype.itemsize:
+        storage = storage.clone()
+    return torch.empty(0, dtype=dtype).set_(storage).view(tuple(entry["shape"]))
 
 
 # Which part of the object is the state dict
@@ -165,7 +199,7 @@ def _checkpoint(opened: Opened, inside: str | None) -> Checkpoint:
     metadata = _metadata(opened.root, found, records, skipped)
     if found:
         metadata["inside"] = found
-    return Checkpoint(tensors, metadata, opened.container, skipped)
+    return Checkpoint(tensors, metadata, opened.container, skipped, opened.file.let_go)
 
 
 def _state(opened: Opened, inside: str | None, skipped: list[str]) -> tuple[str, dict[str, Any]]:

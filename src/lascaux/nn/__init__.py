@@ -1,0 +1,1 @@
+"""Layers and computations that models share."""

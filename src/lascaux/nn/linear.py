@@ -1,0 +1,142 @@
+"""The one place where a matrix product may take another way than torch's own.
+
+oneDNN, which comes with torch, multiplies faster than torch's own way on some processors: twice as
+fast in float32 on AMD's with full-width AVX-512, where MKL takes a narrow path, and wherever few
+rows meet a weight that was laid out for it beforehand. Which way is faster is measured, once in a
+process and for each dtype.
+
+The environment decides instead of the measurement with LASCAUX_LINEAR=torch or =onednn.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+Way = Literal["torch", "onednn"]
+
+_PAYS = 1.1  # how many times faster oneDNN must be
+_FEWEST_ROWS = 8  # below, reading the weights is all the time, and both do that equally well
+# A layout of its own is a second copy of a weight. Who embeds one picture need not pay for it.
+_USES_BEFORE_LAYOUT = 4
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear` by the faster of two ways where no gradient is needed."""
+
+    def forward(self, input: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d2"]:
+        """input @ weight.T + bias."""
+        return linear(input, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x @ weight.T + bias, as `torch.nn.functional.linear` but for the last bits.
+
+    A weight that is used again and again is kept a second time, in oneDNN's own layout, for as
+    long as it lives. Gradients, dtypes other than float32 and bfloat16, other devices than the
+    CPU, autocast and compilation are left to torch.
+    """
+    if _may_choose(x, weight) and chosen_way(x.dtype) == "onednn":
+        laid_out = _layout(weight)
+        return torch.ops.mkldnn._linear_pointwise(x, laid_out, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+def chosen_way(dtype: torch.dtype) -> Way:
+    """What products on this CPU take: as LASCAUX_LINEAR says, else what is faster by far enough.
+
+    Any other value of the variable is taken as none.
+    """
+    wish = os.environ.get("LASCAUX_LINEAR", "")
+    if dtype not in _DTYPES or wish == "torch" or not _onednn_is_there():
+        return "torch"
+    if wish == "onednn":
+        return "onednn"
+    return "onednn" if onednn_gain(dtype) >= _PAYS else "torch"
+
+
+@cache
+def onednn_gain(dtype: torch.dtype) -> float:
+    """How many times faster oneDNN multiplies than torch's own way, in one thread's time.
+
+    Of 64 rows with four weights of 768 x 768 in turn. Takes some hundredths of a second, and is
+    kept for the process; 1.0 where the question makes no sense.
+    """
+    if dtype not in _DTYPES or not _onednn_is_there():
+        return 1.0
+    x, bias = torch.ones(64, 768, dtype=dtype), torch.ones(768, dtype=dtype)
+    weights = [torch.full((768, 768), 1 / 768, dtype=dtype) for _ in range(4)]
+    laid_out = [torch.ops.mkldnn._reorder_linear_weight(weight) for weight in weights]
+
+    def seconds(way: Way) -> float:
+        started = time.thread_time()
+        if way == "onednn":
+            for weight in laid_out:
+                torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        else:
+            for weight in weights:
+                F.linear(x, weight, bias)
+        return time.thread_time() - started
+
+    with torch.no_grad():
+        pairs = [(seconds("torch"), seconds("onednn")) for _ in range(5)][1:]
+    return min(plain for plain, _ in pairs) / max(min(fast for _, fast in pairs), 1e-9)
+
+
+@dataclass
+class _Laid:
+    """A weight as it was when it was looked at, how often it was used, and its other layout."""
+
+    state: tuple[int, int, torch.dtype]
+    sample: Tensor
+    uses: int = 0
+    weight: Tensor | None = None
+
+
+_LAID = WeakTensorKeyDictionary()
+
+
+def _layout(weight: Tensor) -> Tensor:
+    """The weight in oneDNN's layout if it has earned one, else as it is."""
+    if weight.is_inference() or not isinstance(weight, nn.Parameter):
+        return weight
+    state = weight._version, weight.data_ptr(), weight.dtype
+    # Changes by way of `.data` leave the version as it was, so some numbers are looked at, too.
+    sample = weight.detach().flatten()[:: max(1, weight.numel() // 64)]
+    laid = _LAID.get(weight)
+    if laid is None or laid.state != state or not torch.equal(laid.sample, sample):
+        laid = _LAID[weight] = _Laid(state, sample.clone())
+    laid.uses += 1
+    if laid.weight is None and laid.uses >= _USES_BEFORE_LAYOUT:
+        laid.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+    return weight if laid.weight is None else laid.weight
+
+
+def _may_choose(x: Tensor, weight: Tensor) -> bool:
+    return (
+        type(x) is Tensor
+        and x.dtype == weight.dtype
+        and x.device.type == weight.device.type == "cpu"
+        and x.numel() >= _FEWEST_ROWS * x.shape[-1]
+        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    )
+
+
+@cache
+def _onednn_is_there() -> bool:
+    # Private operators: a torch that has not got them simply has one way less.
+    wanted = ("_linear_pointwise", "_reorder_linear_weight")
+    return torch.backends.mkldnn.is_available() and all(
+        hasattr(torch.ops.mkldnn, name) for name in wanted
+    )
