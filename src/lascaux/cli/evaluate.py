@@ -1,45 +1,78 @@
 """`lascaux evaluate BENCHMARK`: figures with everything needed to get them again."""
 
 import argparse
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from lascaux.cli.flags import WrongUse
+from lascaux.cli.accuracy import account, compared
+from lascaux.cli.flags import HelpPages, WrongUse, add_flags, options_from
+from lascaux.cli.progress import progress, say
+from lascaux.errors import LascauxError
+from lascaux.evaluate.options import EvaluateClassifyOptions
+
+if TYPE_CHECKING:
+    from lascaux.data.labelled import Labelled
+    from lascaux.evaluate.report import Report
 
 BENCHMARKS = {
+    "classify": "zero-shot accuracy of CLIPs on labelled pictures: ImageNet, CIFAR, any folder",
     "ochre-clip": "a CLIP on the emoji world's test split, unseen digits, distorted pictures",
     "ochre-judge": "the judge on fresh scenes, and on pictures that it must refuse",
 }
+_EXAMPLES = """\
+examples:
+  lascaux evaluate classify imagenet/val --model ViT-B/32 ViT-B/16
+  lascaux evaluate classify imagenet/val --model ViT-L/14 --features l14.safetensors
+  lascaux evaluate classify cifar-100-python.tar.gz --published --out cifar100.json
+  lascaux evaluate classify birds/ --describe birds.json --examples known-birds/
+
+DATA is a folder with one subfolder for each class (of WordNet ids for ImageNet and its kin, of
+numbers for ImageNetV2), ImageNet's validation pictures in one folder with --labels, or CIFAR's
+folder or archive. docs/protocols.md has the published figures.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to measure and with which model."""
-    listed = "\n".join(f"  {name:<12} {line}" for name, line in BENCHMARKS.items())
-    parser.epilog = f"benchmarks:\n{listed}"
-    parser.add_argument("benchmark", choices=tuple(BENCHMARKS), metavar="BENCHMARK")
-    parser.add_argument("--model", help="name or folder (default: the embedded one)")
-    parser.add_argument(
-        "--glyphs",
-        type=Path,
-        metavar="DIR",
-        help="ochre-clip: glyphs of other fonts, made by tools/make_other_glyphs.py",
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        default="float32",
-        help="number format of the model (default: float32)",
-    )
-    parser.add_argument("--json", action="store_true", help="the whole report as JSON")
+    """One sub-command for each benchmark."""
+    commands = parser.add_subparsers(dest="benchmark", metavar="BENCHMARK")
+    classify = _command(commands, "classify")
+    classify.epilog = _EXAMPLES
+    classify.add_argument("data", metavar="DATA", help="labelled pictures; see below")
+    add_flags(classify, EvaluateClassifyOptions)
+    classify.add_argument("--out", metavar="FILE", help="write the whole report there as JSON, too")
+    _add_json(classify)
+    for name in ("ochre-clip", "ochre-judge"):
+        command = _command(commands, name)
+        command.add_argument("--model", help="name or folder (default: the embedded one)")
+        if name == "ochre-clip":
+            command.add_argument(
+                "--glyphs",
+                type=Path,
+                metavar="DIR",
+                help="glyphs of other fonts, made by tools/make_other_glyphs.py",
+            )
+        command.add_argument(
+            "--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)"
+        )
+        command.add_argument(
+            "--dtype",
+            choices=("float32", "bfloat16", "float16"),
+            default="float32",
+            help="number format of the model (default: float32)",
+        )
+        _add_json(command)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure and print."""
+    """Measure and print; 1 if a picture could not be read or a model could not be measured."""
+    if not arguments.benchmark:
+        raise WrongUse(f"name a benchmark: {', '.join(BENCHMARKS)}")
+    if arguments.benchmark == "classify":
+        return _classify(arguments)
     model = arguments.model or arguments.benchmark
     where = {"device": arguments.device, "dtype": arguments.dtype}
     if arguments.benchmark == "ochre-judge":
-        if arguments.glyphs:
-            raise WrongUse("--glyphs goes with ochre-clip")
         from lascaux.evaluate import ochre_judge
 
         report = ochre_judge.evaluate(model, **where)
@@ -49,3 +82,110 @@ def run(arguments: argparse.Namespace) -> int:
         report = ochre_clip.evaluate(model, arguments.glyphs, **where)
     print(report.to_json() if arguments.json else report.to_text())
     return 0
+
+
+def _command(commands: Any, name: str) -> argparse.ArgumentParser:
+    line = BENCHMARKS[name]
+    return commands.add_parser(
+        name,
+        help=line,
+        description=f"{line[0].upper()}{line[1:]}.",
+        formatter_class=HelpPages,
+        allow_abbrev=False,
+    )
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the whole report as JSON")
+
+
+def _classify(arguments: argparse.Namespace) -> int:
+    options = options_from(arguments, EvaluateClassifyOptions)
+    for flag in ("out", "features"):
+        path = getattr(arguments, flag)
+        if path and (Path(path).is_dir() or not Path(path).parent.is_dir()):
+            raise WrongUse(f"--{flag} {path}: expected a file in a folder that exists")
+    from lascaux.evaluate.protocols import open_labelled
+    from lascaux.evaluate.published import official_names
+
+    models = official_names() if options.published else options.model
+    data = open_labelled(
+        arguments.data, options.protocol, labels=options.labels, split=options.split
+    )
+    reports: list[Report] = []
+    for model in models:
+        try:
+            reports.append(_measured(data, model, options, alone=len(models) == 1))
+        except LascauxError as error:
+            if len(models) == 1:
+                raise
+            say(f"{model} could not be measured: {error}")
+            continue
+        if arguments.out:
+            _write(_as_json(reports, alone=len(models) == 1), arguments.out)
+    if not reports:
+        return 1
+    if arguments.json:
+        print(_as_json(reports, alone=len(models) == 1))
+    else:
+        print(account(reports[0]) if len(models) == 1 else compared(reports))
+    if arguments.out:
+        say(f"wrote {arguments.out}")
+    unread = sum(len(report.details["failures"]) for report in reports)
+    if unread:
+        say(f"{unread} pictures could not be read and are left out")
+    return 1 if unread or len(reports) < len(models) else 0
+
+
+def _measured(
+    data: "Labelled", model: str, options: EvaluateClassifyOptions, *, alone: bool
+) -> "Report":
+    from lascaux.evaluate import classify
+
+    features = _features_of(options.features, model, alone=alone)
+    before = "" if alone else f"{model}: "
+    try:
+        with progress() as show:
+            return classify.evaluate(
+                data,
+                model,
+                classes=options.classes,
+                templates=options.templates,
+                describe=options.describe,
+                examples=options.examples,
+                reading=options.reading,
+                limit=options.limit,
+                seed=options.seed,
+                device=options.device,
+                dtype=options.dtype,
+                batch_size=options.batch_size,
+                features=features,
+                progress=lambda stage, done, total: show(f"{before}{stage}", done, total),
+            )
+    except KeyboardInterrupt:
+        if features is not None and features.exists():
+            say(f"what is done is kept in {features}; the same command goes on")
+        raise
+
+
+def _features_of(path: str | None, model: str, *, alone: bool) -> Path | None:
+    """The file of one model's embeddings."""
+    if path is None or alone:
+        return None if path is None else Path(path)
+    plain = re.sub(r"[^A-Za-z0-9.]+", "-", model).strip("-.")
+    return Path(path).with_name(f"{Path(path).stem}-{plain}{Path(path).suffix}")
+
+
+def _as_json(reports: "list[Report]", *, alone: bool) -> str:
+    """One model's report, or a list of several models' reports."""
+    import json
+
+    found = [report.as_json() for report in reports]
+    return json.dumps(found[0] if alone else found, ensure_ascii=False, indent=1)
+
+
+def _write(text: str, path: str) -> None:
+    from lascaux.tasks.aside import written_aside
+
+    with written_aside(path) as part:
+        part.write_text(f"{text}\n", encoding="utf-8")

@@ -28,10 +28,17 @@ class Report:
     settings: dict[str, Any]
     figures: tuple[Figure, ...]
     versions: dict[str, str] = field(default_factory=lambda: versions())
+    # What one benchmark has to say beyond figures, as plain JSON values.
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as plain JSON values; the details stand beside the fields."""
+        fields = asdict(self)
+        return fields | fields.pop("details")
 
     def to_json(self) -> str:
         """The report as indented JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False, indent=2)
+        return json.dumps(self.as_json(), ensure_ascii=False, indent=2)
 
     def to_text(self) -> str:
         """The figures as a table for a terminal."""

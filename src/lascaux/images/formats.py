@@ -8,6 +8,10 @@ import re
 import struct
 
 SUPPORTED = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+# By which files are taken for pictures where a folder is searched; in lower case.
+SUFFIXES = frozenset(
+    (".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+)
 
 _SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),

@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lascaux.errors import BadInput
-
-SUFFIXES = frozenset(
-    (".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-)
+from lascaux.images.formats import SUFFIXES
 
 
 def pictures_in(path: str | Path, *, recursive: bool = False) -> list[Path]:

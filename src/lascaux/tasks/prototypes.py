@@ -54,10 +54,77 @@ def prototypes(
         BadText: a text is too long and `too_long` is "error".
     """
     weights = weights or EvidenceWeights()
+    weighed = [_weighed(entry, weights) for entry in class_evidence(classes)]
+    means = evidence_means(
+        model,
+        weighed,
+        templates,
+        reading=reading,
+        too_long=too_long,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return means.mixed(weights)
+
+
+class EvidenceMeans:
+    """What each kind of evidence says of each class: unit vectors, to be mixed by any weights."""
+
+    def __init__(
+        self,
+        model: Clip,
+        names: Float[Tensor, "m e"],
+        descriptions: Float[Tensor, "m e"],
+        pictures: Float[Tensor, "m e"],
+        places: Sequence[int],
+    ) -> None:
+        """Rows of zeros stand for a kind that is missing; `places` tells each class's row."""
+        self._model = model
+        self._kinds = names, descriptions, pictures
+        self._places = list(places)
+
+    def lacking(self, weights: EvidenceWeights) -> list[int]:
+        """The indices of the classes of which nothing with a weight is known."""
+        given = (weights.names, weights.descriptions, weights.pictures)
+        known = torch.zeros(len(self._kinds[0]), dtype=torch.bool)
+        for rows, weight in zip(self._kinds, given, strict=True):
+            known |= _present(rows) & bool(weight)
+        return torch.nonzero(~known[self._places])[:, 0].tolist()
+
+    def mixed(self, weights: EvidenceWeights) -> Float[Tensor, "m e"]:
+        """Prototypes: the normalised weighted sum of the kinds; see `prototypes`."""
+        names, described, shown = self._kinds
+        shown = shown if weights.pictures else torch.zeros_like(shown)
+        texts = F.normalize(weights.names * names + weights.descriptions * described, dim=-1)
+        if (has_text := _present(texts)).any() and (has_picture := _present(shown)).any():
+            uniform = bool(has_text.all()) and bool(has_picture.all())
+            if not uniform:
+                generic = image_features(self._model, list(_generic()), "photo")[0].mean(dim=0)
+                shown = close_gap(shown, texts, generic)
+        total = weights.names * names + weights.descriptions * described + weights.pictures * shown
+        return F.normalize(total, dim=-1)[self._places]
+
+
+def evidence_means(
+    model: Clip,
+    classes: Classes,
+    templates: str | Sequence[str] | None = None,
+    *,
+    reading: Reading = "photo",
+    too_long: TooLong = "truncate",
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> EvidenceMeans:
+    """All evidence of all classes, encoded once; classes of the same evidence share it.
+
+    Raises:
+        BadClasses: a class without texts has no example that can be read.
+        BadText: a text is too long and `too_long` is "error".
+    """
     alike: dict[Any, int] = {}
     found: list[ClassEvidence] = []
-    places: list[int] = []  # for each class, where in `found` its evidence is
-    for entry in (_weighed(entry, weights) for entry in class_evidence(classes)):
+    places: list[int] = []
+    for entry in class_evidence(classes):
         places.append(alike.setdefault(_identity(entry), len(found)))
         if places[-1] == len(found):
             found.append(entry)
@@ -75,14 +142,7 @@ def prototypes(
         _stage(progress, "descriptions"),
     )
     shown = _picture_means(model, found, reading, batch_size, _stage(progress, "examples"))
-    texts = F.normalize(weights.names * names + weights.descriptions * described, dim=-1)
-    if (has_text := _present(texts)).any() and (has_picture := _present(shown)).any():
-        uniform = bool(has_text.all()) and bool(has_picture.all())
-        if not uniform:
-            generic = image_features(model, list(_generic()), "photo")[0].mean(dim=0)
-            shown = close_gap(shown, texts, generic)
-    total = weights.names * names + weights.descriptions * described + weights.pictures * shown
-    return F.normalize(total, dim=-1)[places]
+    return EvidenceMeans(model, names, described, shown, places)
 
 
 def close_gap(

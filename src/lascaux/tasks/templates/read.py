@@ -2,6 +2,7 @@
 
 The data beside this file were published with CLIP (openai/CLIP, MIT; see NOTICE.txt): the 80 and
 the 7 ImageNet templates, and for 27 data sets the class names and templates of the paper.
+ImageNet's WordNet ids are those of timm (Apache-2.0).
 """
 
 import json
@@ -47,6 +48,15 @@ def class_list(name: str) -> list[tuple[str, ...]]:
         return [(thing.zh if name == "world-zh" else thing.name,) for thing in objects()]
     classes = _list(name)["classes"]
     return [(entry,) if isinstance(entry, str) else tuple(entry) for entry in classes]
+
+
+def class_ids(name: str) -> tuple[str, ...]:
+    """WordNet ids of a published list's classes, in its order; empty where none are known.
+
+    Raises:
+        BadInput: no list of that name.
+    """
+    return () if name in _WORLD else tuple(_list(name).get("ids", ()))
 
 
 def read_templates(which: str | Path | Sequence[str]) -> tuple[str, ...]:

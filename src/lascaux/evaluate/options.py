@@ -1,0 +1,100 @@
+"""Options of benchmarks: frozen dataclasses from which command-line flags are derived.
+
+Nothing heavy is imported here. Each field's metadata has its `help`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lascaux.errors import BadInput
+from lascaux.tasks.options import Dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateClassifyOptions:
+    """How zero-shot accuracy is measured.
+
+    Raises:
+        BadInput: a count below 1, or a negative seed.
+    """
+
+    model: tuple[str, ...] = field(
+        default=("ochre-clip",),
+        metadata={
+            "metavar": "NAME",
+            "help": "models, one after the other: names (`lascaux models`), folders or hub ids",
+        },
+    )
+    published: bool = field(default=False, metadata={"help": "all nine models of OpenAI"})
+    protocol: Literal["imagenet", "imagenetv2", "cifar10", "cifar100", "folder"] | None = field(
+        default=None, metadata={"help": "if not given, found from the data"}
+    )
+    labels: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "FILE",
+            "help": "of ImageNet's validation pictures in one folder: Kaggle's "
+            "LOC_val_solution.csv or Caffe's val.txt",
+        },
+    )
+    split: Literal["test", "train"] = field(default="test", metadata={"help": "of CIFAR"})
+    classes: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "NAMES",
+            "help": "other class names or further candidates: a published list, a file, or names "
+            "with commas between them; if not given, those published with the data, or the "
+            "folders' names",
+        },
+    )
+    templates: str | None = field(
+        default=None,
+        metadata={
+            "help": "prompt templates, as `lascaux classify` takes them; if not given, those "
+            "published with the data, or the model's own",
+        },
+    )
+    describe: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "FILE",
+            "help": 'JSON of descriptions, {"cat": ["a small animal that purrs"]}, to compare '
+            "with names alone",
+        },
+    )
+    examples: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "DIR",
+            "help": "example pictures, a subfolder for each class, to compare with names alone",
+        },
+    )
+    limit: int | None = field(
+        default=None, metadata={"help": "pictures at most, drawn by the seed"}
+    )
+    seed: int = field(default=0, metadata={"help": "of that draw"})
+    reading: Literal["official", "photo"] = field(
+        default="official",
+        metadata={"help": "how files are read; published figures rest on official"},
+    )
+    features: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "FILE",
+            "help": "keep the pictures' embeddings there as they are made; the same command goes "
+            "on where it was stopped (of several models each gets a file of its own, FILE with "
+            "the model's name)",
+        },
+    )
+    device: str = field(default="cpu", metadata={"help": "cpu, cuda, cuda:1, mps"})
+    dtype: Dtype = field(default="float32", metadata={"help": "number format of the model"})
+    batch_size: int = field(default=32, metadata={"help": "pictures encoded at once"})
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "limit"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise BadInput(f"{name} is {value}; it must be at least 1")
+        if self.seed < 0:
+            raise BadInput(f"seed is {self.seed}; it must be 0 or more")
+        if self.published and self.model != ("ochre-clip",):
+            raise BadInput("published names OpenAI's models, so model cannot be given too")
