@@ -32,6 +32,8 @@ def processor_seconds(*words: str) -> float:
         "import lascaux.cli.main",
         "from lascaux.tasks.options import ClassifyOptions",
         "from lascaux.cli.main import verb_parser; verb_parser('classify').format_help()",
+        "from lascaux.cli.main import verb_parser; verb_parser('search').format_help()",
+        "from lascaux.cli.main import verb_parser; verb_parser('embed').format_help()",
     ],
 )
 def test_torch_is_not_imported_by(what):

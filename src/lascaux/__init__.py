@@ -14,6 +14,7 @@ from lascaux.errors import LascauxError
 if TYPE_CHECKING:
     from lascaux.models.clip import Clip, ClipConfig
     from lascaux.tasks.classify import Classifier
+    from lascaux.tasks.search import Index
     from lascaux.text.clip_bpe import ClipTokenizer
     from lascaux.weights.load import load
     from lascaux.weights.save import save
@@ -24,6 +25,7 @@ __all__ = [
     "Clip",
     "ClipConfig",
     "ClipTokenizer",
+    "Index",
     "LascauxError",
     "load",
     "save",
@@ -35,6 +37,7 @@ _HOMES = {
     "Clip": "lascaux.models.clip",
     "ClipConfig": "lascaux.models.clip",
     "ClipTokenizer": "lascaux.text.clip_bpe",
+    "Index": "lascaux.tasks.search",
     "load": "lascaux.weights.load",
     "save": "lascaux.weights.save",
 }

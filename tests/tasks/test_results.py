@@ -1,10 +1,11 @@
 import json
+from dataclasses import fields
 
 import pytest
 
 from lascaux.errors import BadInput
-from lascaux.tasks.options import ClassifyOptions
-from lascaux.tasks.results import Classified, Failed, Label, as_json
+from lascaux.tasks.options import ClassifyOptions, EmbedOptions, SearchOptions
+from lascaux.tasks.results import Classified, Failed, Hit, Label, Updated, as_json
 
 
 def test_results_have_one_json_form():
@@ -17,6 +18,9 @@ def test_results_have_one_json_form():
         "answer": "cat",
     }
     assert as_json(Failed("b.png", "empty")) == {"source": "b.png", "reason": "empty"}
+    assert as_json(Hit("a.png", 0.5)) == {"path": "a.png", "score": 0.5, "scores": "cosine"}
+    updated = Updated(3, 1, 2, 0, (Failed("b.png", "empty"),))
+    assert json.loads(json.dumps(as_json(updated)))["failed"] == [as_json(updated.failed[0])]
 
 
 def test_none_of_these_has_no_answer():
@@ -32,3 +36,16 @@ def test_none_of_these_has_no_answer():
 def test_impossible_options_are_refused(wrong):
     with pytest.raises(BadInput, match=next(iter(wrong))):
         ClassifyOptions(**wrong)
+
+
+@pytest.mark.parametrize("options", [SearchOptions, EmbedOptions])
+def test_options_of_one_name_mean_the_same_for_every_verb(options):
+    of_classify = {field.name: field for field in fields(ClassifyOptions)}
+    for name in ("model", "reading", "device", "dtype", "batch_size"):
+        (own,) = (field for field in fields(options) if field.name == name)
+        assert (own.default, own.metadata) == (
+            of_classify[name].default,
+            of_classify[name].metadata,
+        )
+    with pytest.raises(BadInput, match="batch_size"):
+        options(batch_size=0)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lascaux.cli.flags import WrongUse, add_flags, options_from
+from lascaux.cli.progress import progress, say
+from lascaux.cli.sheet import SHEET_LIMIT, draw_sheet, require_file, require_sheet
 from lascaux.cli.table import ranking, text_width
 from lascaux.tasks.options import ClassifyOptions
 from lascaux.tasks.results import Classified, Failed, as_json
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from lascaux.tasks.classify import Classifier
     from lascaux.tasks.evidence import ClassEvidence
 
-_SHEET_LIMIT = 240  # cards; a sheet of more is no longer looked at
-_SHEET_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _EXAMPLES = """\
 examples:
   lascaux classify photo.jpg
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = options_from(arguments, ClassifyOptions)
     _refuse_nonsense(arguments, options)
     sources = _sources(arguments.pictures, options.recursive)
-    with _progress(shown=True) as show:
+    with progress(shown=True) as show:
         classifier = _classifier(arguments, options, show)
         if arguments.learn_from:
             _learn(classifier, arguments.learn_from)
@@ -116,24 +116,24 @@ def run(arguments: argparse.Namespace) -> int:
         for done, (source, result) in enumerate(zip(sources, found, strict=True), 1):
             if isinstance(result, Failed):
                 failed.append(result)
-            if arguments.sheet and done <= _SHEET_LIMIT:
+            if arguments.sheet and done <= SHEET_LIMIT:
                 cards.append(_card(source, result))
             show("pictures", done, len(sources))
             yield result
 
     # On a terminal the results are themselves the progress.
     with (
-        _progress(shown=bool(arguments.out) or not sys.stdout.isatty()) as show,
+        progress(shown=bool(arguments.out) or not sys.stdout.isatty()) as show,
         _opened(arguments.out) as stream,
     ):
         _write(results(), arguments, classifier, stream)
     if arguments.sheet:
-        _draw(cards, arguments.sheet, len(sources))
+        draw_sheet(cards, arguments.sheet, len(sources))
     if failed:
-        _say(f"{len(failed)} of {len(sources)} pictures could not be read")
+        say(f"{len(failed)} of {len(sources)} pictures could not be read")
     for written in (arguments.out, arguments.save_classes):
         if written:
-            _say(f"wrote {written}")
+            say(f"wrote {written}")
     return 1 if failed else 0
 
 
@@ -143,14 +143,9 @@ def _refuse_nonsense(arguments: argparse.Namespace, options: ClassifyOptions) ->
         for flag in ("classes", "classes_file", "describe", "examples")
         if getattr(arguments, flag) is not None
     ]
-    for flag in ("out", "sheet", "save_classes"):
-        path = getattr(arguments, flag)
-        if path and (Path(path).is_dir() or not Path(path).parent.is_dir()):
-            raise WrongUse(
-                f"--{flag.replace('_', '-')} {path}: expected a file in a folder that exists"
-            )
-    if arguments.sheet and Path(arguments.sheet).suffix.lower() not in _SHEET_SUFFIXES:
-        raise WrongUse(f"--sheet {arguments.sheet}: name it {', '.join(_SHEET_SUFFIXES)}")
+    require_file("out", arguments.out)
+    require_file("save-classes", arguments.save_classes)
+    require_sheet(arguments.sheet)
     if arguments.classes is not None and not arguments.classes.replace(",", " ").strip():
         raise WrongUse("--classes is empty; expected names with commas between them")
     if arguments.use_classes and (given or options.templates):
@@ -299,16 +294,6 @@ def _card(source: Any, result: Classified | Failed) -> "SheetEntry":
     return SheetEntry(picture, title, bars, note=", ".join(notes))
 
 
-def _draw(cards: "list[SheetEntry]", path: str, pictures: int) -> None:
-    from lascaux.images.sheet import contact_sheet
-    from lascaux.tasks.aside import written_aside
-
-    with written_aside(path) as part:
-        contact_sheet(cards).save(part, _SHEET_SUFFIXES[Path(path).suffix.lower()])
-    beyond = f" (the first {_SHEET_LIMIT} of {pictures} pictures)" if pictures > len(cards) else ""
-    _say(f"drew {path}{beyond}")
-
-
 @contextmanager
 def _opened(path: str | None) -> Iterator[Stream]:
     """The terminal, or a file that appears when all is written."""
@@ -324,30 +309,6 @@ def _opened(path: str | None) -> Iterator[Stream]:
         yield stream
 
 
-@contextmanager
-def _progress(*, shown: bool) -> Iterator[Any]:
-    """A function that shows how far each stage is, on stderr, and only if that is a terminal."""
-    if not shown or not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from tqdm import tqdm
-
-    bars: dict[str, tqdm] = {}
-
-    def show(stage: str, done: int, total: int) -> None:
-        if stage not in bars:
-            for bar in bars.values():
-                bar.close()
-            bars[stage] = tqdm(total=total, desc=stage, leave=False, file=sys.stderr, delay=1)
-        bars[stage].update(done - bars[stage].n)
-
-    try:
-        yield show
-    finally:
-        for bar in bars.values():
-            bar.close()
-
-
 def _takes(stream: Stream, text: str) -> bool:
     """Whether the stream can show a text as it is."""
     try:
@@ -355,7 +316,3 @@ def _takes(stream: Stream, text: str) -> bool:
     except (UnicodeEncodeError, LookupError):
         return False
     return True
-
-
-def _say(message: str) -> None:
-    print(f"lascaux: {message}", file=sys.stderr)

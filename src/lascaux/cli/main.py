@@ -20,6 +20,8 @@ from lascaux.errors import LascauxError
 # verb -> module, help line; a module is imported only when its verb is run.
 VERBS: dict[str, tuple[str, str]] = {
     "classify": ("lascaux.cli.classify", "name what pictures show, among any classes"),
+    "embed": ("lascaux.cli.embed", "write the vectors of pictures or texts to a file"),
+    "search": ("lascaux.cli.search", "find pictures of a folder by words or by example"),
     "models": ("lascaux.cli.models", "list the models there are, or tell about one"),
     "convert": ("lascaux.cli.convert", "turn a checkpoint file into a folder of safe weights"),
     "train": ("lascaux.cli.train", "train a model of the embedded family by its recipe"),
@@ -98,7 +100,7 @@ def verb_parser(verb: str) -> argparse.ArgumentParser:
 
 def _run(words: list[str]) -> int:
     if words and words[0] in VERBS:
-        arguments = verb_parser(words[0]).parse_args(words[1:])
+        arguments = _parsed(verb_parser(words[0]), words[1:])
         code = import_module(VERBS[words[0]][0]).run(arguments)
         sys.stdout.flush()
         return code
@@ -110,6 +112,13 @@ def _run(words: list[str]) -> int:
         return 0
     parser.print_help()
     return 0 if words else 2
+
+
+def _parsed(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """The arguments; options may stand between them, unless there are commands below the verb."""
+    if any(action.nargs == argparse.PARSER for action in parser._actions):
+        return parser.parse_args(words)
+    return parser.parse_intermixed_args(words)
 
 
 def _verb(words: list[str]) -> str:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lascaux.tasks.calibrate import Calibration
     from lascaux.tasks.classify import Classifier
+    from lascaux.tasks.embed import embed_pictures, embed_texts
     from lascaux.tasks.evidence import ClassEvidence, EvidenceWeights
-    from lascaux.tasks.options import ClassifyOptions
+    from lascaux.tasks.options import ClassifyOptions, EmbedOptions, SearchOptions
     from lascaux.tasks.pictures import pictures_in
-    from lascaux.tasks.results import Classified, Failed, Label
+    from lascaux.tasks.results import Classified, Embedded, Failed, Hit, Label, Updated
+    from lascaux.tasks.search import Index
 
 _HOMES = {
     "Calibration": "calibrate",
@@ -20,9 +22,17 @@ _HOMES = {
     "Classified": "results",
     "Classifier": "classify",
     "ClassifyOptions": "options",
+    "EmbedOptions": "options",
+    "Embedded": "results",
     "EvidenceWeights": "evidence",
     "Failed": "results",
+    "Hit": "results",
+    "Index": "search",
     "Label": "results",
+    "SearchOptions": "options",
+    "Updated": "results",
+    "embed_pictures": "embed",
+    "embed_texts": "embed",
     "pictures_in": "pictures",
 }
 
@@ -32,9 +42,17 @@ __all__ = [
     "Classified",
     "Classifier",
     "ClassifyOptions",
+    "EmbedOptions",
+    "Embedded",
     "EvidenceWeights",
     "Failed",
+    "Hit",
+    "Index",
     "Label",
+    "SearchOptions",
+    "Updated",
+    "embed_pictures",
+    "embed_texts",
     "pictures_in",
 ]
 

@@ -4,8 +4,8 @@ Nothing heavy is imported here, so that `--help` answers at once. Each field's m
 `help`; `metavar` and `choices` are optional.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from lascaux.errors import BadInput
 
@@ -60,9 +60,66 @@ class ClassifyOptions:
     batch_size: int = field(default=32, metadata={"help": "pictures encoded at once"})
 
     def __post_init__(self) -> None:
-        for name in ("top", "batch_size"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"{name} is {getattr(self, name)}; it must be at least 1")
+        _require_positive(self, "top", "batch_size")
         for name in ("name_weight", "description_weight", "picture_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise BadInput(f"{name} is {getattr(self, name)}; it must be 0 or more")
+
+
+def _as_classify(name: str) -> Any:
+    """The option of this name as `classify` has it, so that it means the same everywhere."""
+    found = next(entry for entry in fields(ClassifyOptions) if entry.name == name)
+    return field(default=found.default, metadata=found.metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """How pictures are searched.
+
+    Raises:
+        BadInput: a count below 1.
+    """
+
+    model: str = _as_classify("model")
+    templates: str | None = field(
+        default=None,
+        metadata={
+            "help": "prompt templates to put the words into, as of classify; if not given, words "
+            "are encoded as they are",
+        },
+    )
+    top: int = field(default=12, metadata={"help": "pictures listed"})
+    reading: Literal["photo", "official"] = _as_classify("reading")
+    recursive: bool = field(default=True, metadata={"help": "look into subfolders as well"})
+    device: str = _as_classify("device")
+    dtype: Dtype = _as_classify("dtype")  # noqa: RUF009  # it gives a field
+    batch_size: int = _as_classify("batch_size")
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "top", "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions:
+    """How pictures, or texts, are turned into vectors.
+
+    Raises:
+        BadInput: a count below 1.
+    """
+
+    model: str = _as_classify("model")
+    reading: Literal["photo", "official"] = _as_classify("reading")
+    too_long: Literal["truncate", "error", "average"] = _as_classify("too_long")
+    recursive: bool = _as_classify("recursive")
+    device: str = _as_classify("device")
+    dtype: Dtype = _as_classify("dtype")  # noqa: RUF009  # it gives a field
+    batch_size: int = _as_classify("batch_size")
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "batch_size")
+
+
+def _require_positive(options: Any, *names: str) -> None:
+    for name in names:
+        if getattr(options, name) < 1:
+            raise BadInput(f"{name} is {getattr(options, name)}; it must be at least 1")

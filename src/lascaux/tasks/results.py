@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Scores = Literal["softmax", "probability", "cosine"]
+HitScores = Literal["cosine", "deviations"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,44 @@ class Classified:
         return None if self.none_of_these else self.labels[0].name
 
 
-def as_json(result: Classified | Failed) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Hit:
+    """A picture that was found."""
+
+    path: str
+    score: float
+    # cosine: -1 to 1; deviations: standard deviations above the mean of all pictures searched
+    scores: HitScores = "cosine"
+
+
+@dataclass(frozen=True)
+class Updated:
+    """What bringing an index up to date did; counts are of pictures."""
+
+    searchable: int  # all that can be found now
+    added: int
+    changed: int  # encoded again, since the file is another
+    removed: int
+    failed: tuple[Failed, ...]  # could not be read, now or at an earlier time and unchanged
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A file of vectors that was written."""
+
+    out: str
+    rows: int
+    width: int
+    encoded: int  # of the rows; the others were there from an interrupted run, or repeat
+    model: str
+    weights: str  # the hash of the weights
+    failed: tuple[Failed, ...]  # inputs that are not in the file
+
+
+Result = Classified | Failed | Hit | Updated | Embedded
+
+
+def as_json(result: Result) -> dict[str, Any]:
     """The result's fields as plain JSON values; what failed is told by its `reason`."""
     fields = asdict(result)
     if isinstance(result, Classified):
