@@ -61,7 +61,8 @@ def _checks() -> Iterator[Check]:
     yield Check("python", sys.version_info >= (3, 11), sys.version.split()[0])
     for package in _PACKAGES:
         yield _package(package)
-    for name, look in (("devices", _devices), ("cache", _cache), ("ochre-clip", _reads)):
+    looks = (("devices", _devices), ("products", _products), ("cache", _cache))
+    for name, look in (*looks, ("ochre-clip", _reads)):
         yield _guarded(name, look)
 
 
@@ -90,6 +91,20 @@ def _devices() -> Check:
     if torch.backends.mps.is_available():
         found.append("mps")
     return Check("devices", True, ", ".join(found))
+
+
+def _products() -> Check:
+    """Which way matrix products take on this CPU, and what that gains."""
+    import torch
+
+    from lascaux.nn.linear import chosen_way, onednn_gain
+
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        way = {"torch": "torch's own way", "onednn": "oneDNN"}[chosen_way(dtype)]
+        name = str(dtype).removeprefix("torch.")
+        found.append(f"{name} by {way} (oneDNN is {onednn_gain(dtype):.1f} times as fast)")
+    return Check("products", True, ", ".join(found))
 
 
 def _cache() -> Check:

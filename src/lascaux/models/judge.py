@@ -72,8 +72,10 @@ class Judge(nn.Module):
             nn.Sequential(_conv(i + o, o, 1), _conv(o, o, 3)) for i, o in ((e, d), (d, c), (c, b))
         )
         self.fine = nn.Conv2d(b + 12, 4 * a, 1)  # a width for each of the four
+        # Every cell of 8 x 8 pixels says which objects it sees: where one is small, the others
+        # around it do not drown it.
+        self.cells = nn.Sequential(_conv(d, e, 1), nn.Conv2d(e, config.objects, 1))
         self.hidden = nn.Linear(2 * e + d + c, 256)
-        self.objects = nn.Linear(256, config.objects)
         self.background = nn.Linear(256, config.backgrounds)
         self.count = nn.Linear(256, config.max_count + 1)
         self.classes = nn.Conv2d(a, config.backgrounds + config.objects, 1)
@@ -106,10 +108,14 @@ class Judge(nn.Module):
             kept.append(x)
         tops = [feature.amax((2, 3)) for feature in kept[1:]]
         seen = F.relu(self.hidden(torch.cat((*tops, x.mean((2, 3))), dim=1)))
+        present = None
         for stage, skip in zip(self.up, reversed(kept[:-1]), strict=True):
             x = stage(torch.cat((F.interpolate(x, scale_factor=2.0), skip), dim=1))
+            if present is None:  # one cell that is sure is enough
+                present = self.cells(x).float().flatten(2).logsumexp(2)
+        assert present is not None
         x = F.pixel_shuffle(F.relu(self.fine(torch.cat((x, fine), dim=1))), 2)
-        return Verdict(self.objects(seen), self.background(seen), self.count(seen), x)
+        return Verdict(present, self.background(seen), self.count(seen), x)
 
     def pixels(self, verdict: Verdict) -> Int[Tensor, "b y x"]:
         """The class of every pixel: a background, or `backgrounds` + the object's index."""

@@ -14,6 +14,9 @@ from lascaux.data.world.objects import glyph_count, objects, scaled_digit, scale
 
 MAP_CLASSES = len(BACKGROUNDS) + len(objects())  # of a semantic map: backgrounds, then objects
 _INK = 110  # alpha from which a pixel belongs to the object that covers it
+# Digits are chalk where dark ink would not be seen: of these the mean brightness is below 100.
+_DARK = frozenset(("red", "blue", "purple", "brown", "black", "night", "forest"))
+_CHALK = (245, 243, 230)
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def draw(scene: Scene, size: int = 64) -> Image.Image:
     """The picture of a scene, RGB, `size` x `size` pixels."""
     canvas = background(scene.background, scene.variant, size).copy()
     for thing in scene.things:
-        picture, corner = _placed(thing, size)
+        picture, corner = _placed(thing, scene.background, size)
         canvas.paste(picture, corner, picture)
     return canvas
 
@@ -54,7 +57,7 @@ def draw_map(scene: Scene, size: int = 64) -> UInt16[np.ndarray, "y x"]:
     """What each pixel of `draw(scene, size)` shows: a background, or 20 + the object's index."""
     shown = np.full((size, size), BACKGROUNDS.index(scene.background), dtype=np.uint16)
     for thing in scene.things:
-        picture, (x, y) = _placed(thing, size)
+        picture, (x, y) = _placed(thing, scene.background, size)
         ink = np.asarray(picture)[..., 3] >= _INK
         top, left = max(0, y), max(0, x)
         bottom, right = min(size, y + ink.shape[0]), min(size, x + ink.shape[1])
@@ -63,10 +66,12 @@ def draw_map(scene: Scene, size: int = 64) -> UInt16[np.ndarray, "y x"]:
     return shown
 
 
-def _placed(thing: Thing, size: int) -> tuple[Image.Image, tuple[int, int]]:
+def _placed(thing: Thing, ground: str, size: int) -> tuple[Image.Image, tuple[int, int]]:
     side = max(3, round(thing.size * size))
     if thing.object < glyph_count():
         picture = scaled_glyph(thing.object, side)
+    elif ground in _DARK:
+        picture = scaled_digit(thing.scan, side, _CHALK)
     else:
         picture = scaled_digit(thing.scan, side)
     x = round(thing.x * size - picture.width / 2)

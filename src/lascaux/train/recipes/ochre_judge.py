@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lascaux.data.world.backgrounds import BACKGROUNDS
 from lascaux.data.world.objects import objects
-from lascaux.data.world.sampling import sample
+from lascaux.data.world.sampling import Split, large, sample
 from lascaux.data.world.scene import draw, draw_map
 from lascaux.data.world.spoiled import SPOILS, spoil
 from lascaux.models.judge import Judge, JudgeConfig
@@ -47,15 +47,16 @@ class OchreJudge:
 
     name: ClassVar[str] = "ochre-judge"
     seed: int = setting(1, "decides weights and batches")
-    steps: int = setting(5400, "of the whole run; may be changed until it cools down")
+    steps: int = setting(12_000, "of the whole run; may be changed until it cools down")
     batch_size: int = setting(128, "pictures in a step")
     warmup_steps: int = setting(200, "over which the learning rate rises")
-    cooldown_steps: int = setting(2000, "at the end, over which it falls to zero")
+    cooldown_steps: int = setting(3500, "at the end, over which it falls to zero")
     learning_rate: float = setting(2e-3, "of AdamW")
     weight_decay: float = setting(0.02, "of matrices and kernels")
     clip_norm: float = setting(5.0, "largest norm of the gradient")
     averaging: float = setting(0.998, "decay of the averaged weights, which are kept")
     spoiled: float = setting(0.22, "share of pictures that show no object properly")
+    easy_steps: int = setting(600, "over which large single objects give way to the rest")
     map_pixels: int = setting(96, "of a picture, drawn at random, on which the map is learnt")
 
     def build(self) -> nn.Module:
@@ -63,14 +64,16 @@ class OchreJudge:
         config = JudgeConfig(objects=len(objects()), backgrounds=len(BACKGROUNDS))
         judge = Judge(config)
         judge.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        # Of 325 objects nearly all are absent; starting there saves the first thousand steps.
-        nn.init.constant_(judge.objects.bias, -5.0)
+        # Of 325 objects nearly all are absent from each of the 64 cells; starting there saves the
+        # first thousand steps.
+        nn.init.constant_(judge.cells[-1].bias, -9.0)  # pyright: ignore[reportArgumentType]
         return judge
 
     def batch(self, step: int) -> Batch:
         """Scenes of the train split and spoiled ones."""
         rng = np.random.Generator(np.random.PCG64([self.seed, step]))
-        return make_batch(rng, "train", self.batch_size, self.spoiled)
+        ease = 1 - step / self.easy_steps if self.easy_steps else 0.0
+        return make_batch(rng, "train", self.batch_size, self.spoiled, ease)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Cross entropies of presence, background, count and the map, added."""
@@ -127,8 +130,13 @@ class OchreJudge:
         save(model, folder, dtype=torch.float16)
 
 
-def make_batch(rng: np.random.Generator, split: str, count: int, spoiled: float) -> Batch:
-    """Pictures of scenes of `split`, a share of them spoiled, with what they show."""
+def make_batch(
+    rng: np.random.Generator, split: Split, count: int, spoiled: float, ease: float = 0.0
+) -> Batch:
+    """Pictures of scenes of `split`, a share of them spoiled, with what they show.
+
+    `ease` is the share of scenes with one large object.
+    """
     size = 64
     pictures = np.empty((count, size, size, 3), dtype=np.uint8)
     maps = np.empty((count, size, size), dtype=np.int64)
@@ -136,7 +144,8 @@ def make_batch(rng: np.random.Generator, split: str, count: int, spoiled: float)
     background, number = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
     proper = np.ones(count, dtype=bool)
     for row in range(count):
-        scene = sample(rng, split, digits=True)  # pyright: ignore[reportArgumentType]
+        choose = large if rng.random() < ease else sample
+        scene = choose(rng, split, digits=True)
         proper[row] = rng.random() >= spoiled
         maps[row] = draw_map(scene, size)
         background[row] = BACKGROUNDS.index(scene.background)
