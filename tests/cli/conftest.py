@@ -4,8 +4,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lascaux.models.clip import Clip, ClipConfig
+from lascaux.models.clip import Clip
 from lascaux.text import ClipTokenizer
+from tiny import tiny_reader
 
 
 @pytest.fixture(scope="session")
@@ -15,22 +16,7 @@ def model_folder(tmp_path_factory):
     words = ["a photo of a cat.", "a photo of a dog.", "红色 火车"] * 3
     tokenizer = ClipTokenizer.train(words, 600, 32)
     torch.manual_seed(3)
-    model = Clip(
-        ClipConfig(
-            embed_width=16,
-            image_size=32,
-            patch_size=16,
-            vision_layers=1,
-            vision_width=32,
-            vision_heads=2,
-            text_width=32,
-            text_heads=2,
-            text_layers=1,
-            context_length=32,
-            vocabulary_size=tokenizer.vocabulary_size,
-            templates="simple",
-        )
-    )
+    model = Clip(tiny_reader(tokenizer.vocabulary_size, context_length=32))
     model.tokenizer = tokenizer
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save(model, folder)

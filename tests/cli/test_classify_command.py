@@ -265,7 +265,7 @@ def test_an_interrupted_command_exits_with_130(monkeypatch, pictures, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lascaux.tasks.classify._load", interrupted)
+    monkeypatch.setattr("lascaux.tasks.classify.load_clip", interrupted)
     assert main(["classify", str(pictures / "a.png"), "--classes", "cat"]) == 130
     assert capsys.readouterr().err == "lascaux: interrupted\n"
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 import lascaux
 from lascaux.cli.main import main
+from lascaux.errors import BadInput
 from lascaux.tasks.features import image_features, text_features
 from lascaux.weights.fingerprint import weights_hash
 
@@ -134,7 +135,7 @@ def test_a_killed_command_goes_on_where_it_was(embed, model, model_folder, tmp_p
     code, printed, err = embed(folder, "--out", out, "--batch-size", "4", "--json")
     assert code == 0
     assert json.loads(printed)["encoded"] == 240 - there
-    assert f"{there} from before" in err
+    assert f"{240 - there} encoded now" in err
     names = sorted(os.listdir(folder))
     np.testing.assert_allclose(np.load(out), expected(model, folder, names), atol=1e-5)
     assert sorted(os.listdir(tmp_path)) == ["many", "v.json", "v.npy"]
@@ -152,7 +153,9 @@ def vectors(file) -> int:
         connection.close()
 
 
-def test_what_another_command_left_is_not_continued(embed, pictures, tmp_path, model_folder):
+def test_what_another_command_left_is_neither_continued_nor_lost(
+    embed, pictures, tmp_path, model_folder
+):
     class Stopped(Exception):
         pass
 
@@ -167,10 +170,42 @@ def test_what_another_command_left_is_not_continued(embed, pictures, tmp_path, m
     out = tmp_path / "v.npy"
     with pytest.raises(Stopped):
         embed_pictures([pictures], out, other, batch_size=1, progress=stop)
-    assert (tmp_path / ".v.npy.unfinished").exists()
-    _, printed, _ = embed(pictures, "--out", out, "--json")
-    assert json.loads(printed)["encoded"] == 3
-    assert not (tmp_path / ".v.npy.unfinished").exists()
+    left = tmp_path / ".v.npy.unfinished"
+    code, _, err = embed(pictures, "--out", out)
+    assert code == 1
+    assert "other weights" in err
+    assert "delete the file" in err
+    assert left.exists()
+    done = embed_pictures([pictures], out, other, batch_size=1)
+    assert (done.rows, done.encoded) == (3, 2)
+    assert not left.exists()
+
+
+def test_a_second_command_leaves_the_first_one_s_work_alone(pictures, tmp_path, monkeypatch):
+    from lascaux.tasks import embed_pictures, ledger
+
+    monkeypatch.setattr(ledger, "_WAIT", 0.1)
+    out = tmp_path / "v.npy"
+    refused = []
+
+    def meanwhile(stage, done, total):
+        with pytest.raises(BadInput, match="another process is writing"):
+            embed_pictures([pictures], out)
+        refused.append(done)
+
+    assert embed_pictures([pictures], out, batch_size=1, progress=meanwhile).rows == 3
+    assert refused
+
+
+def test_files_of_others_are_not_written_over(embed, tmp_path):
+    captions = tmp_path / "captions.json"
+    captions.write_text("a cat\n")
+    code, _, err = embed("--texts", captions, "--out", tmp_path / "captions.npy")
+    assert code == 1
+    assert "choose another name" in err
+    assert captions.read_text() == "a cat\n"
+    assert embed("--texts", captions, "--out", tmp_path / "other.npy")[0] == 0
+    assert embed("--texts", captions, "--out", tmp_path / "other.npy")[0] == 0
 
 
 def test_nothing_is_left_where_nothing_can_be_read(embed, pictures, tmp_path):

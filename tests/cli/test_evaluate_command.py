@@ -85,9 +85,9 @@ def test_pictures_that_cannot_be_read_are_listed_and_the_command_exits_with_1(me
     (data / "cat" / "zz.png").write_bytes(b"no picture")
     code, out, err = measure(data)
     assert code == 1
-    assert "1 pictures could not be read; the figures are of the other 5" in out
+    assert "1 picture could not be read; the figures are of the other 5" in out
     assert "cat/zz.png: not a picture" in out
-    assert "1 pictures could not be read and are left out" in err
+    assert "1 picture could not be read and left out" in err
 
 
 def test_evidence_is_compared_with_a_warning_of_what_it_must_not_be_used_for(

@@ -4,8 +4,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lascaux.models.clip import Clip, ClipConfig
+from lascaux.models.clip import Clip
 from lascaux.text import ClipTokenizer
+from tiny import tiny_reader
 
 TONES = {"red": (210, 30, 40), "green": (40, 160, 60), "blue": (30, 60, 200), "grey": (90, 90, 90)}
 
@@ -14,22 +15,7 @@ TONES = {"red": (210, 30, 40), "green": (40, 160, 60), "blue": (30, 60, 200), "g
 def random_clip() -> Clip:
     tokenizer = ClipTokenizer.train(["a photo of a red green blue grey thing."] * 3, 600, 77)
     torch.manual_seed(11)
-    model = Clip(
-        ClipConfig(
-            embed_width=16,
-            image_size=32,
-            patch_size=16,
-            vision_layers=1,
-            vision_width=32,
-            vision_heads=2,
-            text_width=32,
-            text_heads=2,
-            text_layers=1,
-            context_length=77,
-            vocabulary_size=tokenizer.vocabulary_size,
-            templates="simple",
-        )
-    )
+    model = Clip(tiny_reader(tokenizer.vocabulary_size, context_length=77))
     model.tokenizer = tokenizer
     return model.eval()
 

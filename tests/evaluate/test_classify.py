@@ -182,7 +182,7 @@ def test_classes_of_one_name_stay_two(random_clip, painted):
 
 
 def test_published_figures_stand_beside_whole_runs_alone(random_clip, monkeypatch):
-    monkeypatch.setattr(classify, "_loaded", lambda *_: random_clip)
+    monkeypatch.setattr(classify, "load_clip", lambda *_: random_clip)
     monkeypatch.setattr(classify, "WHOLE", {"cifar10": (6, 10)})
     rng = np.random.default_rng(0)
     data = Labelled(

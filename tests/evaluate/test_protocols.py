@@ -143,3 +143,14 @@ def test_evidence_of_no_class_or_given_twice_is_refused(tmp_path):
 def test_published_templates_are_those_of_the_paper():
     assert len(read_templates("imagenet")) == 80
     assert read_templates("cifar") == read_templates("cifar10") == read_templates("cifar100")
+
+
+def test_names_that_fit_in_part_are_not_taken_in_order(paint, tmp_path):
+    data = open_labelled(paint(tmp_path / "data", ("red", "green", "blue")))
+    with pytest.raises(BadClasses, match="1 of these are not among them"):
+        among(data, "green,blue,crimson")
+    assert [names[0] for names in among(data, "rouge,verte,bleue").classes] == [
+        "rouge",
+        "verte",
+        "bleue",
+    ]

@@ -95,6 +95,45 @@ def test_the_image_tower_s_last_block_answers_for_the_class_token_as_a_whole_blo
 
 
 @torch.no_grad()
+def test_hooks_are_called_and_change_nothing():
+    model, ids, x = clip(VIT), texts(), pictures(VIT)
+    expected = model.encode_image(x), model.encode_text(ids)
+    seen = []
+    for tower in (model.image, model.text):
+        for block in tower.blocks:
+            block.register_forward_hook(lambda *told: seen.append(told[2].shape))
+    found = model.encode_image(x), model.encode_text(ids)
+    assert seen == [(3, 17, 32)] * 2 + [(3, 12, 32)] * 2
+    torch.testing.assert_close(found, expected)
+
+
+@torch.no_grad()
+def test_an_adapter_in_place_of_a_projection_is_asked():
+    class Adapter(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        @property
+        def weight(self):
+            return self.inner.weight
+
+        def forward(self, x):
+            return self.inner(x) + x.repeat(*[1] * (x.ndim - 1), 3)
+
+    model, ids, x = clip(VIT), texts(), pictures(VIT)
+    for tower in (model.image, model.text):
+        for block in tower.blocks:
+            block.attention.qkv = Adapter(block.attention.qkv)
+    with torch.enable_grad():
+        expected = model.encode_text(ids).detach()
+    torch.testing.assert_close(model.encode_text(ids), expected)
+    whole = model.image.blocks[-1](torch.ones(2, 17, 32))[:, 0]
+    torch.testing.assert_close(model.image.blocks[-1].first(torch.ones(2, 17, 32)), whole)
+    assert model.encode_image(x).isfinite().all()
+
+
+@torch.no_grad()
 def test_many_positions_go_through_the_mlp_as_few_do():
     mlp = clip(VIT).image.blocks[0].mlp
     x = torch.randn(5, 130, 32)

@@ -4,9 +4,11 @@ import gc
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.autograd import forward_ad
 
+from lascaux.errors import BadInput
 from lascaux.nn import linear as module
-from lascaux.nn.linear import Linear, chosen_way, linear, onednn_gain
+from lascaux.nn.linear import Linear, chosen_way, forget_layouts, linear, onednn_gain
 
 DTYPES = (torch.float32, torch.bfloat16)
 onednn = pytest.mark.skipif(not module._onednn_is_there(), reason="this torch has no oneDNN")
@@ -15,6 +17,8 @@ onednn = pytest.mark.skipif(not module._onednn_is_there(), reason="this torch ha
 @pytest.fixture
 def fast(monkeypatch):
     monkeypatch.setenv("LASCAUX_LINEAR", "onednn")
+    with torch.no_grad():
+        yield
 
 
 @pytest.fixture
@@ -58,12 +62,26 @@ def test_a_weight_used_again_and_again_is_laid_out_and_the_bits_stay(fast, layer
     "change",
     [
         lambda layer: layer.weight.mul_(2),
+        lambda layer: layer.weight[0].mul_(2),
         lambda layer: layer.weight.data.mul_(2),
+        lambda layer: layer.weight.data[:, 1:].mul_(2),
+        lambda layer: layer.weight.data[1:12].zero_(),
+        lambda layer: (layer.weight.data[3, 5:7].mul_(2), forget_layouts()),
         lambda layer: setattr(layer.weight, "data", layer.weight.data * 2),
         lambda layer: setattr(layer, "weight", torch.nn.Parameter(layer.weight * 2)),
         lambda layer: layer.load_state_dict({"weight": layer.weight * 2, "bias": layer.bias}),
     ],
-    ids=["in place", "by .data", "other .data", "other parameter", "loaded"],
+    ids=[
+        "in place",
+        "one row in place",
+        "by .data",
+        "columns by .data",
+        "rows by .data",
+        "two numbers by .data, and told",
+        "other .data",
+        "other parameter",
+        "loaded",
+    ],
 )
 def test_a_changed_weight_is_noticed(fast, layer, change):
     x = torch.randn(20, 48)
@@ -102,9 +120,48 @@ def test_a_layer_in_use_can_be_copied_moved_and_saved(fast, layer, tmp_path):
 def test_gradients_go_torch_s_way(fast):
     layer = Linear(48, 80)
     x = torch.randn(20, 48, requires_grad=True)
-    layer(x).sum().backward()
+    with torch.enable_grad():
+        layer(x).sum().backward()
     assert x.grad is not None
     assert layer.weight.grad is not None
+
+
+@onednn
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own first use
+def test_derivatives_forward_are_torch_s(fast, layer):
+    x, along = torch.randn(20, 48), torch.randn(20, 48)
+    _, tangent = torch.func.jvp(layer, (x,), (along,))
+    torch.testing.assert_close(tangent, along @ layer.weight.T)
+    with forward_ad.dual_level():
+        answer = layer(forward_ad.make_dual(x, along))
+        torch.testing.assert_close(forward_ad.unpack_dual(answer).tangent, tangent)
+    torch.testing.assert_close(torch.vmap(layer)(x.expand(3, 20, 48))[1], plain(x, layer))
+
+
+@onednn
+def test_what_was_laid_out_does_not_stay_when_its_weight_moves_on(fast, layer):
+    for _ in range(6):
+        layer(torch.randn(20, 48))
+    assert is_laid_out(layer)
+    layer.double()(torch.randn(20, 48, dtype=torch.float64))
+    assert not is_laid_out(layer)
+
+
+@onednn
+@pytest.mark.parametrize("shape", [(9, 0), (48,), (20, 3, 2, 48)])
+def test_unusual_shapes_are_answered_as_torch_does(fast, shape):
+    layer = Linear(shape[-1], 80) if shape[-1] else torch.nn.Linear(1, 80)
+    weight = layer.weight.detach() if shape[-1] else torch.zeros(80, 0)
+    x = torch.randn(shape)
+    found = linear(x, weight, layer.bias.detach())
+    torch.testing.assert_close(found, F.linear(x, weight, layer.bias.detach()))
+
+
+@onednn
+def test_a_wish_that_is_none_is_refused(monkeypatch, layer):
+    monkeypatch.setenv("LASCAUX_LINEAR", "fast")
+    with torch.no_grad(), pytest.raises(BadInput, match="torch or onednn"):
+        layer(torch.randn(20, 48))
 
 
 @onednn
@@ -143,15 +200,25 @@ def test_without_the_operators_there_is_one_way(monkeypatch, fast, layer):
     assert torch.equal(layer(x), plain(x, layer))
 
 
+@onednn
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_gain_is_measured(dtype):
+def test_the_gain_is_measured(dtype, monkeypatch):
     onednn_gain.cache_clear()
-    assert 0.05 < onednn_gain(dtype) < 50
+    before = onednn_gain(dtype)
+
+    def slow(x, weight, bias):
+        for _ in range(9):
+            torch.nn.functional.linear(x, weight, bias)
+
+    monkeypatch.setattr(module, "F", type("Slow", (), {"linear": staticmethod(slow)}))
+    onednn_gain.cache_clear()
+    assert onednn_gain(dtype) > 3 * before
+    onednn_gain.cache_clear()
 
 
 @onednn
 def test_wrong_shapes_are_refused_either_way(monkeypatch, layer):
     for way in ("torch", "onednn"):
         monkeypatch.setenv("LASCAUX_LINEAR", way)
-        with pytest.raises(RuntimeError):
+        with torch.no_grad(), pytest.raises(RuntimeError):
             linear(torch.randn(20, 47), layer.weight, layer.bias)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lascaux.models.clip import Clip, ClipConfig
+from lascaux.models.clip import Clip
 from lascaux.text import ClipTokenizer
+from tiny import tiny_reader
 
 COLOURS = {
     "red": (210, 30, 40),
@@ -33,20 +34,7 @@ def picture():
 
 
 def _tiny(tokenizer: ClipTokenizer) -> Clip:
-    config = ClipConfig(
-        embed_width=24,
-        image_size=32,
-        patch_size=16,
-        vision_layers=1,
-        vision_width=32,
-        vision_heads=2,
-        text_width=32,
-        text_heads=2,
-        text_layers=1,
-        context_length=20,
-        vocabulary_size=tokenizer.vocabulary_size,
-        templates="simple",
-    )
+    config = tiny_reader(tokenizer.vocabulary_size, context_length=20, embed_width=24)
     torch.manual_seed(0)
     model = Clip(config)
     model.tokenizer = tokenizer

@@ -400,7 +400,7 @@ def test_half_precision_agrees_within_its_precision(colour_clip, picture):
 
 
 def test_options_make_the_same_classifier(colour_clip, monkeypatch):
-    monkeypatch.setattr("lascaux.tasks.classify._load", lambda *_: colour_clip)
+    monkeypatch.setattr("lascaux.tasks.classify.load_clip", lambda *_: colour_clip)
     options = ClassifyOptions(model="any", templates="plain", name_weight=2.0, batch_size=3)
     made = Classifier.from_options(["red", "blue"], options)
     assert made.model_name == "any"

@@ -1,7 +1,10 @@
 import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lascaux.errors import BadPicture
 from lascaux.tasks.features import image_features, stream_features
@@ -59,8 +62,8 @@ def test_decoding_goes_on_while_the_model_works(colour_clip, picture, monkeypatc
 
     decoded = [threading.Event() for _ in range(4)]
 
-    def noted(at, how):
-        decoded[at].set()
+    def noted(path, how):
+        decoded[int(path.name)].set()
         return square_pixels(picture("red"), how)
 
     plain = colour_clip.encode_image
@@ -71,4 +74,24 @@ def test_decoding_goes_on_while_the_model_works(colour_clip, picture, monkeypatc
 
     monkeypatch.setattr("lascaux.tasks.features.square_pixels", noted)
     monkeypatch.setattr(colour_clip, "encode_image", waiting)
-    assert len(list(stream_features(colour_clip, range(4), "photo", batch_size=2))) == 4
+    paths = [Path(str(at)) for at in range(4)]
+    assert len(list(stream_features(colour_clip, paths, "photo", batch_size=2))) == 4
+
+
+def test_objects_of_the_caller_are_read_when_they_are_taken(colour_clip, picture, tmp_path):
+    """A picture opened lazily and given twice, and an array that is filled anew each time."""
+    picture("red").resize((900, 900)).save(tmp_path / "red.jpg")
+    lazy = Image.open(tmp_path / "red.jpg")
+    buffer = np.zeros((48, 48, 3), np.uint8)
+
+    def given():
+        yield lazy
+        yield lazy
+        for name in ("blue", "white", "green"):
+            buffer[:] = np.asarray(picture(name).resize((48, 48)))
+            yield buffer
+
+    found = [row for _, row in stream_features(colour_clip, given(), "photo", batch_size=1)]
+    apart = [picture(name).resize((48, 48)) for name in ("blue", "white", "green")]
+    expected, _ = image_features(colour_clip, [tmp_path / "red.jpg"] * 2 + apart, "photo")
+    torch.testing.assert_close(torch.stack(found), expected)

@@ -548,3 +548,54 @@ def test_without_faiss_the_install_line_is_given(folder, colour_clip, monkeypatc
 
 def test_the_world_has_the_grounds_that_are_searched():
     assert set(GROUNDS) <= set(COLOURS)
+
+
+def test_an_update_that_changes_nothing_leaves_the_derived_file(folder, colour_clip):
+    index = Index(folder, colour_clip)
+    index.update()
+    index.search("red")
+    derived = Path(f"{index.file}.vectors")
+    before = derived.stat().st_mtime_ns
+    Index(folder, colour_clip).update()
+    again = Index(folder, colour_clip)
+    again.search("red")
+    assert derived.stat().st_mtime_ns == before
+
+
+def test_what_cancels_out_is_refused(folder, colour_clip):
+    index = Index(folder, colour_clip)
+    index.update()
+    with pytest.raises(BadInput, match="cancel out"):
+        index.search("red", without="red")
+
+
+def test_no_picture_and_any_collection_of_pictures_are_taken(folder, colour_clip, picture):
+    index = Index(folder, colour_clip)
+    index.update()
+    assert index.search("red", like=None) == index.search("red")
+    several = index.search(like=[picture("red"), picture("blue")])
+    assert index.search(like=(picture(name) for name in ("red", "blue"))) == several
+
+
+def test_an_index_of_another_dtype_is_another_index(folder, colour_clip):
+    short = copy.deepcopy(colour_clip).bfloat16()
+    index, other = Index(folder, colour_clip), Index(folder, short)
+    assert index.file != other.file
+    index.update()
+    with pytest.raises(BadInput, match="dtype"):
+        Index(folder, short, file=index.file)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to root")
+def test_an_index_in_a_read_only_folder_can_be_searched(folder, colour_clip, tmp_path):
+    (tmp_path / "kept").mkdir()
+    index = Index(folder, colour_clip, file=tmp_path / "kept" / "index")
+    index.update()
+    expected = index.search("red")
+    (tmp_path / "kept").chmod(0o555)
+    try:
+        assert (
+            Index(folder, colour_clip, file=tmp_path / "kept" / "index").search("red") == expected
+        )
+    finally:
+        (tmp_path / "kept").chmod(0o755)

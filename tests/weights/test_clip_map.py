@@ -16,6 +16,7 @@ from lascaux.weights.maps.clip import (
     rename,
 )
 from lascaux.weights.maps.clip_config import config_from_huggingface, config_from_openclip
+from tiny import tiny
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "clip"
 RECORDED = sorted(
@@ -24,19 +25,7 @@ RECORDED = sorted(
     if "constructor" in json.loads(path.read_text(encoding="utf-8"))["config"]
 )
 SCALARS = {"input_resolution", "context_length", "vocab_size"}
-TINY = ClipConfig(
-    embed_width=16,
-    image_size=16,
-    vision_layers=2,
-    vision_width=64,
-    vision_heads=1,
-    patch_size=8,
-    text_width=64,
-    text_heads=1,
-    text_layers=2,
-    context_length=8,
-    vocabulary_size=40,
-)
+TINY = tiny(vision_layers=2, text_layers=2, vocabulary_size=40)
 
 
 def meta_state(config: ClipConfig) -> dict[str, torch.Tensor]:

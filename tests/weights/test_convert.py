@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lascaux.errors import BadInput, UnsafeFile, WrongKeys
-from lascaux.models.clip import Clip, ClipConfig
+from lascaux.models.clip import Clip
 from lascaux.text.clip_bpe import ClipTokenizer
 from lascaux.weights.catalogue import RemoteFile
 from lascaux.weights.convert import convert
@@ -15,20 +15,9 @@ from lascaux.weights.keymap import translate_back
 from lascaux.weights.load import load
 from lascaux.weights.maps.clip import CLIP_HUGGINGFACE, CLIP_OPENAI
 from lascaux.weights.reading import read_tensors
+from tiny import tiny
 
-CONFIG = ClipConfig(
-    embed_width=16,
-    image_size=32,
-    patch_size=16,
-    vision_layers=2,
-    vision_width=64,
-    vision_heads=1,
-    text_width=64,
-    text_heads=1,
-    text_layers=2,
-    context_length=12,
-    vocabulary_size=600,
-)
+CONFIG = tiny(image_size=32, patch_size=16, vision_layers=2, text_layers=2, context_length=12)
 
 
 @pytest.fixture(autouse=True)

@@ -26,20 +26,9 @@ from lascaux.weights.download import Fetched
 from lascaux.weights.keymap import translate_back
 from lascaux.weights.load import build, find, load
 from lascaux.weights.maps.clip import LAYOUTS
+from tiny import tiny
 
-VIT = ClipConfig(
-    embed_width=16,
-    image_size=16,
-    vision_layers=2,
-    vision_width=64,
-    vision_heads=1,
-    patch_size=8,
-    text_width=64,
-    text_heads=1,
-    text_layers=2,
-    context_length=8,
-    vocabulary_size=600,
-)
+VIT = tiny(vision_layers=2, text_layers=2)
 RESNET = replace(
     VIT,
     image_size=32,

@@ -13,6 +13,7 @@ import random
 import runpy
 import struct
 import subprocess
+import sys
 import tarfile
 import warnings
 import zipfile
@@ -158,10 +159,13 @@ def test_tensors_of_safetensors_lie_where_their_elements_may(tmp_path):
     assert all(tensor.data_ptr() % tensor.itemsize == 0 for tensor in read.values())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked to let go")
 @pytest.mark.parametrize("form", ["safetensors", "zip", "torchscript"])
 def test_memory_that_was_let_go_is_read_again(tmp_path, form):
     checkpoint = read_tensors(make(form, tmp_path))
     before = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
+    for tensor in checkpoint.tensors.values():
+        tensor.zero_()  # in memory alone, so this is what is let go
     checkpoint.let_go()
     same(checkpoint.tensors, before)
 

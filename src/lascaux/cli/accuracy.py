@@ -133,7 +133,8 @@ def _mixtures(report: "Report") -> str:
 def _failures(failures: list[dict[str, str]], seen: int) -> str:
     if not failures:
         return ""
-    lines = [f"{len(failures)} pictures could not be read; the figures are of the other {seen}"]
+    noun = "picture" if len(failures) == 1 else "pictures"
+    lines = [f"{len(failures)} {noun} could not be read; the figures are of the other {seen}"]
     lines += [f"  {each['source']}: {each['reason']}" for each in failures[:_LISTED]]
     if more := len(failures) - _LISTED:
         lines += [f"  and {more} more; --json lists all"] if more > 0 else []

@@ -87,5 +87,6 @@ def _report(done: Embedded, *, as_object: bool) -> None:
         print(json_text(as_json(done)))
     for one in done.failed:
         say(f"left out: {one.source}: {one.reason}")
-    earlier = f", {done.rows - done.encoded} from before" if done.rows > done.encoded else ""
-    say(f"wrote {done.out}: {done.rows} vectors of {done.width}{earlier}")
+    noun = "vector" if done.rows == 1 else "vectors"
+    earlier = f", {done.encoded} encoded now" if done.rows > done.encoded else ""
+    say(f"wrote {done.out}: {done.rows} {noun} of {done.width} numbers{earlier}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lascaux.cli.accuracy import account, compared
 from lascaux.cli.flags import HelpPages, WrongUse, add_flags, options_from
 from lascaux.cli.progress import progress, say
+from lascaux.cli.sheet import require_file
 from lascaux.errors import LascauxError
 from lascaux.evaluate.options import EvaluateClassifyOptions
 
@@ -102,9 +103,9 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 def _classify(arguments: argparse.Namespace) -> int:
     options = options_from(arguments, EvaluateClassifyOptions)
     for flag in ("out", "features"):
-        path = getattr(arguments, flag)
-        if path and (Path(path).is_dir() or not Path(path).parent.is_dir()):
-            raise WrongUse(f"--{flag} {path}: expected a file in a folder that exists")
+        require_file(flag, getattr(arguments, flag))
+    if arguments.out and arguments.out == arguments.features:
+        raise WrongUse("--out and --features name one file; the report needs another")
     from lascaux.evaluate.protocols import open_labelled
     from lascaux.evaluate.published import official_names
 
@@ -133,7 +134,8 @@ def _classify(arguments: argparse.Namespace) -> int:
         say(f"wrote {arguments.out}")
     unread = sum(len(report.details["failures"]) for report in reports)
     if unread:
-        say(f"{unread} pictures could not be read and are left out")
+        noun = "picture" if unread == 1 else "pictures"
+        say(f"{unread} {noun} could not be read and left out")
     return 1 if unread or len(reports) < len(models) else 0
 
 

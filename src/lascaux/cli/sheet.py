@@ -19,8 +19,10 @@ def require_file(flag: str, path: str | None) -> None:
     Raises:
         WrongUse: it is a folder, or in a folder that does not exist.
     """
-    if path and (Path(path).is_dir() or not Path(path).parent.is_dir()):
-        raise WrongUse(f"--{flag} {path}: expected a file in a folder that exists")
+    if path:
+        file = Path(path).expanduser()
+        if file.is_dir() or not file.parent.is_dir():
+            raise WrongUse(f"--{flag} {path}: expected a file in a folder that exists")
 
 
 def require_sheet(path: str | None) -> None:

@@ -157,7 +157,10 @@ def flat_pictures(
     Raises:
         BadInput: a label without its picture, or a picture without a label.
     """
-    found = {path.stem: path for path in _pictures_in(root, deep=False)}
+    found: dict[str, Path] = {}
+    for path in _pictures_in(root, deep=False):
+        if (twin := found.setdefault(path.stem, path)) is not path:
+            raise BadInput(f"{twin} and {path.name} have one name; labels go by name, so keep one")
     if missing := [stem for stem in labels if stem not in found]:
         raise BadInput(
             f"{len(missing)} of {len(labels)} labelled pictures are not in {root}: "
@@ -237,6 +240,11 @@ def _pictures_in(folder: Path, *, deep: bool = True) -> list[Path]:
     return sorted(found)
 
 
+def _put(labels: dict[str, int], stem: str, place: int, path: Path) -> None:
+    if labels.setdefault(stem, place) != place:
+        raise BadInput(f"{path} gives {stem} two labels; keep the right one")
+
+
 def _kaggle(path: Path, lines: list[str], places: dict[str, int]) -> dict[str, int]:
     labels: dict[str, int] = {}
     for number, row in enumerate(csv.reader(lines), 2):
@@ -246,7 +254,7 @@ def _kaggle(path: Path, lines: list[str], places: dict[str, int]) -> dict[str, i
                 f"{path}, line {number}: {','.join(row)[:80]!r}; expected an image's name and one "
                 "WordNet id of ImageNet-1k with its boxes"
             )
-        labels[_stem(row[0])] = places[ids.pop()]
+        _put(labels, _stem(row[0]), places[ids.pop()], path)
     return labels
 
 
@@ -264,7 +272,7 @@ def _caffe(path: Path, lines: list[str], classes: int) -> dict[str, int]:
                 f"{path}, line {number}: class {index}; expected 0 to {classes - 1}, from 0 in the "
                 "order of the sorted WordNet ids; the development kit numbers from 1, otherwise"
             )
-        labels[_stem(name.strip())] = int(index)
+        _put(labels, _stem(name.strip()), int(index), path)
     return labels
 
 

@@ -28,6 +28,7 @@ from lascaux.evaluate.protocols import TEMPLATES, WHOLE, among, evidence_for, op
 from lascaux.evaluate.published import published_of
 from lascaux.evaluate.report import Figure, Report
 from lascaux.models.clip import Clip
+from lascaux.nn.linear import chosen_way
 from lascaux.tasks.evidence import (
     Classes,
     ClassEvidence,
@@ -36,11 +37,10 @@ from lascaux.tasks.evidence import (
     descriptions_file,
     examples_folder,
 )
-from lascaux.tasks.features import Reading
+from lascaux.tasks.features import Reading, load_clip
 from lascaux.tasks.prototypes import EvidenceMeans, Progress, evidence_means
 from lascaux.tasks.templates import read_templates
 from lascaux.weights.fingerprint import weights_hash
-from lascaux.weights.load import load
 
 MIXTURES = {
     "names": EvidenceWeights(names=1.0, descriptions=0.0, pictures=0.0),
@@ -116,7 +116,7 @@ def evaluate(
         data = among(data, classes)
     chosen = data.some(limit, seed)
     entries = _evidence(data, describe, examples)
-    clip = model if isinstance(model, Clip) else _loaded(model, device, dtype)
+    clip = load_clip(model, device, dtype)
     used = _Templates.of(templates, whole.protocol, clip)
     how = replace(clip.config.preprocessing, reading=reading)
     settings: dict[str, Any] = {
@@ -137,6 +137,7 @@ def evaluate(
         "dtype": str(clip.dtype).removeprefix("torch."),
         "batch_size": batch_size,
         "threads": torch.get_num_threads(),
+        "products": chosen_way(clip.dtype) if clip.device.type == "cpu" else "torch",
     }
     # Classes come first: what is wrong with them shows before hours are spent on pictures.
     wanted = _wanted(mixtures, entries)
@@ -199,13 +200,6 @@ class _Templates:
         texts = read_templates(which)
         name = str(which) if isinstance(which, str | Path) else "given"
         return cls(name, _hash_of(texts), texts)
-
-
-def _loaded(model: str | Path, device: str, dtype: str) -> Clip:
-    clip = load(model, device=device, dtype=dtype)
-    if not isinstance(clip, Clip):
-        raise Unsupported(f"{model} is a {type(clip).__name__}; this benchmark is of a CLIP")
-    return clip
 
 
 def _evidence(

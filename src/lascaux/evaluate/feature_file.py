@@ -128,21 +128,21 @@ class _Rows:
                 part.write_bytes(head)
         self._check(self.path)
         try:
-            self.file = open(self.path, "r+b", buffering=0)
+            self.file = open(self.path, "r+b")
             size = os.fstat(self.file.fileno()).st_size - len(head)
             width = self.rows.shape[1]
             done = min(size // (4 * width), len(self.rows))
-            self.file.seek(len(head))
-            there = np.frombuffer(self.file.read(4 * width * done), "<f4").reshape(done, width)
+            there = np.fromfile(self.path, "<f4", done * width, offset=len(head))
+            there = there.reshape(-1, width)
         except OSError as error:
             raise BadInput(f"cannot use {self.path}: {error.strerror or error}") from error
-        self.rows[:done] = torch.from_numpy(there.astype(np.float32))
-        return done, self._put
+        self.rows[: len(there)] = torch.from_numpy(there.astype(np.float32))
+        return len(there), self._put
 
     def __exit__(self, *_: object) -> None:
         if self.file is not None:
-            os.fsync(self.file.fileno())
-            self.file.close()
+            with self.file:
+                os.fsync(self.file.fileno())
 
     def _put(self, first: int, last: int) -> None:
         assert self.file is not None
@@ -150,6 +150,7 @@ class _Rows:
         data = self.rows[first:last].numpy().astype("<f4").tobytes()
         try:
             self.file.write(data)
+            self.file.flush()
         except OSError as error:
             raise BadInput(f"cannot write {self.path}: {error.strerror or error}") from error
 

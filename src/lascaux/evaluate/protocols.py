@@ -112,8 +112,8 @@ def among(data: Labelled, classes: Classes | Path) -> Labelled:
     """The same pictures among other classes, or under other names.
 
     Each class of the data is found in `classes` by its key or, if it is called so there once, by
-    its name; further classes are further candidates. Where that fails and there are as many, the
-    names are taken in order. A published list such as "imagenet" brings its WordNet ids.
+    its name; further classes are further candidates. Where none is found and there are as many,
+    the names are taken in order. A published list such as "imagenet" brings its WordNet ids.
 
     Args:
         data: labelled pictures.
@@ -134,7 +134,7 @@ def among(data: Labelled, classes: Classes | Path) -> Labelled:
     places = _places(data, names)
     if None not in places:
         return relabelled(data, names, [place for place in places if place is not None])
-    if len(names) == len(data.classes):
+    if len(names) == len(data.classes) and not any(place is not None for place in places):
         renamed = dict(zip(data.keys, names.values(), strict=True))
         return relabelled(data, renamed, range(len(renamed)))
     missing = [key for key, place in zip(data.keys, places, strict=True) if place is None]

@@ -311,10 +311,14 @@ class SelfAttention(nn.Module):
 
     def _asked(self, x: Tensor) -> Tensor:
         width = x.shape[-1]
+        if type(self.qkv) is not Linear:  # somebody has put an adapter in its place
+            return self.qkv(x)[..., :width]
         return linear(x, self.qkv.weight[:width], self.qkv.bias[:width])
 
     def _told(self, x: Tensor) -> Tensor:
         width = x.shape[-1]
+        if type(self.qkv) is not Linear:
+            return self.qkv(x)[..., width:]
         return linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
 
 
@@ -332,9 +336,9 @@ class Mlp(nn.Module):
         if torch.is_grad_enabled() or x.device.type != "cpu":
             return self.down(self._activated(self.up(x)))
         # Of many positions the wide states would go to memory and come back from there.
-        parts = x.flatten(0, -2).split(_MLP_ROWS)
+        parts = x.reshape(-1, x.shape[-1]).split(_MLP_ROWS)
         found = [self.down(self._activated(self.up(part))) for part in parts]
-        return (found[0] if len(found) == 1 else torch.cat(found)).view_as(x)
+        return (found[0] if len(found) == 1 else torch.cat(found)).reshape_as(x)
 
     def _activated(self, x: Tensor) -> Tensor:
         if self.activation == "gelu":
@@ -428,7 +432,8 @@ class VisionTransformer(nn.Module):
         *blocks, last = cast("list[Block]", list(self.blocks))
         for block in blocks:
             x = block(x)
-        return self.project(self.last_norm(last.first(x)))
+        x = last(x)[:, 0] if _watched(last) else last.first(x)
+        return self.project(self.last_norm(x))
 
 
 class Bottleneck(nn.Module):
@@ -596,7 +601,7 @@ class TextTransformer(nn.Module):
         end = self._end_of_text(ids)
         if not len(ids):
             return self.project.weight.new_empty(0, self.project.out_features)
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and not _watched(self.blocks):
             return self._embed_tree(PrefixTree.of(ids, end))
         ids = ids[:, : int(end.max()) + 1]
         x = self.tokens(ids) + self.positions[: ids.shape[1]]
@@ -691,6 +696,14 @@ class Clip(nn.Module):
             pictures = F.normalize(pictures.to(wide), dim=-1)
             texts = F.normalize(texts.to(wide), dim=-1)
             return self.logit_scale.to(wide).exp() * pictures @ texts.T
+
+
+def _watched(part: nn.Module) -> bool:
+    """Whether somebody's hooks wait for calls within, which shortcuts would leave out."""
+    return any(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+        for module in part.modules()
+    )
 
 
 def _require_pictures(x: Tensor, size: int) -> None:

@@ -6,8 +6,12 @@ rows meet a weight that was laid out for it beforehand. Which way is faster is m
 process and for each dtype.
 
 The environment decides instead of the measurement with LASCAUX_LINEAR=torch or =onednn.
+
+Weights that are changed while they are in use are noticed, except where a few numbers of one are
+changed by way of `.data` or of NumPy, which torch does not count: call `forget_layouts` then.
 """
 
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -18,7 +22,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from lascaux.errors import BadInput
 
 Way = Literal["torch", "onednn"]
 
@@ -26,6 +33,7 @@ _PAYS = 1.1  # how many times faster oneDNN must be
 _FEWEST_ROWS = 8  # below, reading the weights is all the time, and both do that equally well
 # A layout of its own is a second copy of a weight. Who embeds one picture need not pay for it.
 _USES_BEFORE_LAYOUT = 4
+_LOOKED_AT = 257  # numbers of a weight, to notice a change
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -41,21 +49,34 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias, as `torch.nn.functional.linear` but for the last bits.
 
     A weight that is used again and again is kept a second time, in oneDNN's own layout, for as
-    long as it lives. Gradients, dtypes other than float32 and bfloat16, other devices than the
-    CPU, autocast and compilation are left to torch.
+    long as it lives. Whatever happens where gradients are enabled, dtypes other than float32 and
+    bfloat16, other devices than the CPU, autocast and compilation are left to torch.
+
+    Raises:
+        BadInput: LASCAUX_LINEAR is neither torch nor onednn.
     """
     if _may_choose(x, weight) and chosen_way(x.dtype) == "onednn":
         laid_out = _layout(weight)
         return torch.ops.mkldnn._linear_pointwise(x, laid_out, bias, "none", [], "")
+    if len(_LAID) and (weight.device.type != "cpu" or weight.dtype not in _DTYPES):
+        _LAID.pop(weight, None)  # it has moved, and the copy would stay behind
     return F.linear(x, weight, bias)
+
+
+def forget_layouts() -> None:
+    """Give up every copy of a weight in another layout; they are made anew where they are used."""
+    _LAID.clear()
 
 
 def chosen_way(dtype: torch.dtype) -> Way:
     """What products on this CPU take: as LASCAUX_LINEAR says, else what is faster by far enough.
 
-    Any other value of the variable is taken as none.
+    Raises:
+        BadInput: LASCAUX_LINEAR is neither torch nor onednn.
     """
-    wish = os.environ.get("LASCAUX_LINEAR", "")
+    wish = os.environ.get("LASCAUX_LINEAR", "").strip().lower()
+    if wish not in ("", "torch", "onednn"):
+        raise BadInput(f"LASCAUX_LINEAR is {wish!r}; expected torch or onednn, or leave it unset")
     if dtype not in _DTYPES or wish == "torch" or not _onednn_is_there():
         return "torch"
     if wish == "onednn":
@@ -87,7 +108,7 @@ def onednn_gain(dtype: torch.dtype) -> float:
         return time.thread_time() - started
 
     with torch.no_grad():
-        pairs = [(seconds("torch"), seconds("onednn")) for _ in range(5)][1:]
+        pairs = [(seconds("torch"), seconds("onednn")) for _ in range(9)][1:]
     return min(plain for plain, _ in pairs) / max(min(fast for _, fast in pairs), 1e-9)
 
 
@@ -109,8 +130,10 @@ def _layout(weight: Tensor) -> Tensor:
     if weight.is_inference() or not isinstance(weight, nn.Parameter):
         return weight
     state = weight._version, weight.data_ptr(), weight.dtype
-    # Changes by way of `.data` leave the version as it was, so some numbers are looked at, too.
-    sample = weight.detach().flatten()[:: max(1, weight.numel() // 64)]
+    # Changes by way of `.data` leave the version as it was, so some numbers of all rows and columns
+    # are looked at, too.
+    flat = weight.detach().flatten()
+    sample = flat[:: _stride(len(flat), weight.shape[1])]
     laid = _LAID.get(weight)
     if laid is None or laid.state != state or not torch.equal(laid.sample, sample):
         laid = _LAID[weight] = _Laid(state, sample.clone())
@@ -120,13 +143,27 @@ def _layout(weight: Tensor) -> Tensor:
     return weight if laid.weight is None else laid.weight
 
 
+def _stride(numbers: int, columns: int) -> int:
+    """A stride that takes about `_LOOKED_AT` of the numbers, and does not stay in one column."""
+    stride = max(1, numbers // _LOOKED_AT)
+    while math.gcd(stride, columns) > 1:
+        stride += 1
+    return stride
+
+
 def _may_choose(x: Tensor, weight: Tensor) -> bool:
     return (
-        type(x) is Tensor
+        not torch.is_grad_enabled()
+        and type(x) is Tensor
+        and x.layout is torch.strided
+        and x.ndim >= 2
+        and weight.ndim == 2
         and x.dtype == weight.dtype
         and x.device.type == weight.device.type == "cpu"
-        and x.numel() >= _FEWEST_ROWS * x.shape[-1]
-        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        and x.numel() >= _FEWEST_ROWS * max(1, x.shape[-1])
+        # Derivatives forward and batching by torch.func do not know these operators.
+        and forward_ad._current_level < 0
+        and torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]

@@ -15,7 +15,7 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     Raises:
         BadInput: the folder is missing or cannot be written, or `path` is a folder.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_dir():
         raise BadInput(f"cannot write {path}: it is a folder; give a file name")
     if not path.parent.is_dir():

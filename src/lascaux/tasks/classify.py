@@ -9,22 +9,26 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import safetensors
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
-from lascaux.errors import BadClasses, BadInput, BadPicture, BrokenFile, Unsupported, WrongHash
-from lascaux.images.decode import OpenFile, no_picture
+from lascaux.errors import BadClasses, BadInput, BadPicture, BrokenFile, WrongHash
 from lascaux.models.clip import Clip
 from lascaux.tasks.aside import written_aside
 from lascaux.tasks.calibrate import Calibration, fit_calibration, fit_threshold
 from lascaux.tasks.evidence import Classes, EvidenceWeights, class_evidence
-from lascaux.tasks.features import Reading, TooLong, image_features, stream_features
+from lascaux.tasks.features import (
+    Reading,
+    TooLong,
+    image_features,
+    load_clip,
+    model_name,
+    stream_features,
+)
 from lascaux.tasks.options import ClassifyOptions
-from lascaux.tasks.pictures import expanded, is_folder, source_name
+from lascaux.tasks.pictures import expanded, is_folder, several, source_name
 from lascaux.tasks.prototypes import Progress, prototypes
 from lascaux.tasks.results import Classified, Failed, Label, Scores
 from lascaux.tasks.templates import read_templates
@@ -151,7 +155,7 @@ class Classifier:
             BadPicture: the picture cannot be read.
             BadInput: several pictures, or a `top_k` below 1.
         """
-        if _several(picture):
+        if several(picture):
             raise BadInput("several pictures were given; use classify_many, which yields results")
         features, failures = image_features(self.model, [picture], self.reading)
         if failures:
@@ -182,7 +186,7 @@ class Classifier:
             BadInput: a `top_k` below 1, or `pictures` is neither a picture nor a collection.
         """
         self._require(top_k, scores)
-        each = pictures if _several(pictures) else [pictures]
+        each = pictures if several(pictures) else [pictures]
         queue = (p for given in each for p in expanded(given, recursive=recursive))
         return self._stream(queue, top_k, scores)
 
@@ -314,8 +318,8 @@ class Classifier:
             raise BadInput(f"batch_size is {batch_size}; it must be at least 1")
         if reading not in ("photo", "official"):
             raise BadInput(f"reading is {reading!r}; expected 'photo' or 'official'")
-        self.model_name = "" if isinstance(model, Clip) else str(model)
-        self.model = model if isinstance(model, Clip) else _load(model, device, dtype)
+        self.model_name = model_name(model)
+        self.model = load_clip(model, device, dtype)
         self.reading: Reading = reading
         self.batch_size = batch_size
 
@@ -399,15 +403,6 @@ class Classifier:
         return found
 
 
-def _load(model: str | Path, device: str | torch.device, dtype: str | torch.dtype) -> Clip:
-    from lascaux.weights.load import load
-
-    found = load(model, device=device, dtype=dtype)
-    if not isinstance(found, Clip):
-        raise Unsupported(f"{model} is a {type(found).__name__}; a classifier needs a CLIP")
-    return found
-
-
 def _read_classes(path: Path) -> tuple[Float[Tensor, "m e"], dict[str, Any]]:
     if not path.is_file():
         raise BadClasses(f"there is no file {path}; expected one that Classifier.save wrote")
@@ -431,19 +426,3 @@ def _read_classes(path: Path) -> tuple[Float[Tensor, "m e"], dict[str, Any]]:
             f"{path} has prototypes of shape {tuple(rows.shape)} for {len(about['names'])} names"
         )
     return rows.float(), about
-
-
-def _several(pictures: Any) -> bool:
-    """Whether this is a collection of pictures rather than one.
-
-    Raises:
-        BadPicture: it is neither.
-    """
-    if isinstance(pictures, Tensor | np.ndarray):
-        return pictures.ndim == 4
-    single = str | bytes | bytearray | memoryview | Path | Image.Image | OpenFile
-    if isinstance(pictures, single):
-        return False
-    if not isinstance(pictures, Iterable):
-        raise BadPicture(no_picture(pictures))
-    return True

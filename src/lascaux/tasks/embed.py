@@ -15,16 +15,21 @@ import torch
 from lascaux.errors import BadInput, BrokenFile, MissingExtra, WrongHash
 from lascaux.models.clip import Clip
 from lascaux.tasks.aside import written_aside
-from lascaux.tasks.features import TEXT_BATCH, Reading, TooLong, text_features
+from lascaux.tasks.features import (
+    TEXT_BATCH,
+    Reading,
+    TooLong,
+    load_clip,
+    model_name,
+    text_features,
+)
 from lascaux.tasks.ledger import (
     Entry,
     Ledger,
     Origin,
     Writer,
     encode_pictures,
-    load_clip,
     picture_origin,
-    remove_ledger,
     state_of,
 )
 from lascaux.tasks.pictures import expanded
@@ -76,15 +81,17 @@ def embed_pictures(
     """
     if batch_size < 1:
         raise BadInput(f"batch_size is {batch_size}; it must be at least 1")
-    write = _form(Path(out))
-    sources = [str(found) for each in pictures for found in expanded(each, recursive=recursive)]
+    out = Path(out).expanduser()
+    write = _form(out)
+    given = [pictures] if isinstance(pictures, str | Path) else pictures
+    sources = [str(found) for each in given for found in expanded(each, recursive=recursive)]
     if all(map(os.path.isdir, sources)):
         advice = "" if recursive else "; recursive looks into subfolders too"
         raise BadInput(f"no pictures in {', '.join(sources) or 'an empty list'}{advice}")
-    clip, name = load_clip(model, device, dtype)
+    clip, name = load_clip(model, device, dtype), model_name(model)
     origin = picture_origin(clip, name, reading, numbers="float32")
     keys = [os.fsencode(source) for source in sources]
-    with _kept(Path(out), origin) as (ledger, writer):
+    with _kept(out, origin) as (ledger, writer):
         known = ledger.known()
         states = {
             key: (source, state_of(source)) for key, source in zip(keys, sources, strict=True)
@@ -106,7 +113,7 @@ def embed_pictures(
                 f"none of the {len(states)} pictures can be read; the first, {failed[0].source}: "
                 f"{failed[0].reason}"
             )
-        rows = write(Path(out), ledger, [key for key in keys if key not in lost], "path")
+        rows = write(out, ledger, [key for key in keys if key not in lost], "path")
         encoded = len(wanted.keys() - lost.keys())
     return Embedded(str(out), rows, origin.width, encoded, name, origin.weights, failed)
 
@@ -132,33 +139,37 @@ def embed_texts(
         MissingExtra: Parquet without pyarrow.
         WeightsError: the model cannot be found or loaded.
     """
-    write = _form(Path(out))
+    out = Path(out).expanduser()
+    write = _form(out)
+    texts = [texts] if isinstance(texts, str) else texts
     for place, text in enumerate(texts):
-        if not text.strip():
-            raise BadInput(f"text {place} is empty; leave it out")
+        if not isinstance(text, str) or not text.strip():
+            raise BadInput(f"text {place} is {text!r}; expected words, so leave it out")
     if not texts:
         raise BadInput("no text was given; at least one is needed")
-    clip, name = load_clip(model, device, dtype)
+    clip, name = load_clip(model, device, dtype), model_name(model)
     origin = Origin(
         model=name,
         weights=weights_hash(clip),
         preprocessing=json.dumps({"too_long": too_long}),
         width=clip.config.embed_width,
+        dtype=str(clip.dtype).removeprefix("torch."),
         numbers="float32",
     )
-    keys = [text.encode() for text in texts]
-    with _kept(Path(out), origin) as (ledger, writer):
+    # Whatever a tokenizer does with half a character, it can be kept.
+    keys = [text.encode(errors="surrogatepass") for text in texts]
+    with _kept(out, origin) as (ledger, writer):
         known = ledger.known()
         wanted = list(dict.fromkeys(key for key in keys if key not in known))
         queue = iter(wanted)
         done = 0
         while batch := list(islice(queue, TEXT_BATCH)):
-            rows = text_features(clip, [key.decode() for key in batch], too_long).numpy()
+            rows = text_features(clip, _texts(batch), too_long).numpy()
             writer.write(Entry(key, (0, 0), row) for key, row in zip(batch, rows, strict=True))
             done += len(batch)
             if progress:
                 progress("texts", done, len(wanted))
-        count = write(Path(out), ledger, keys, "text")
+        count = write(out, ledger, keys, "text")
     return Embedded(str(out), count, origin.width, len(wanted), name, origin.weights, ())
 
 
@@ -183,18 +194,13 @@ def _kept(out: Path, origin: Origin) -> Iterator[tuple[Ledger, Writer]]:
     place = out.with_name(f".{out.name}.unfinished")
     try:
         ledger = Ledger(place, origin)
-    except (BadInput, BrokenFile, WrongHash):
-        # Left over from another command, which will not be continued.
-        remove_ledger(place)
-        ledger = Ledger(place, origin)
-    try:
-        with ledger.writing() as writer:
-            yield ledger, writer
-    except BaseException:
-        if not ledger.count():
-            remove_ledger(place)
-        raise
-    remove_ledger(place)
+    except (BadInput, BrokenFile, WrongHash) as error:
+        raise BadInput(
+            f"{place} holds what another command did before it was interrupted, and this one "
+            f"cannot go on with it ({error}); give that command again, or delete the file"
+        ) from error
+    with ledger.writing(passing=True) as writer:
+        yield ledger, writer
 
 
 _Write = Callable[[Path, Ledger, list[bytes], str], int]
@@ -205,11 +211,27 @@ def _form(out: Path) -> _Write:
     if out.is_dir() or not out.parent.is_dir():
         raise BadInput(f"cannot write {out}: expected a file in a folder that exists")
     if out.suffix.lower() == ".npy":
+        _require_own(out.with_suffix(".json"))
         return _write_npy
     if out.suffix.lower() != ".parquet":
         raise BadInput(f"cannot write {out}: expected a name that ends in .parquet or .npy")
     _pyarrow()
     return _write_parquet
+
+
+def _require_own(beside: Path) -> None:
+    """Refuse to write over a file that is not ours."""
+    if not beside.exists():
+        return
+    try:
+        if json.loads(beside.read_text(encoding="utf-8")).get("format") == FORMAT:
+            return
+    except (OSError, ValueError, AttributeError):
+        pass
+    raise BadInput(
+        f"{beside} would be written beside the matrix, but is there and something else; choose "
+        "another name"
+    )
 
 
 def _write_parquet(out: Path, ledger: Ledger, keys: list[bytes], column: str) -> int:
@@ -252,8 +274,12 @@ def _metadata(origin: Origin) -> dict[str, str]:
     about = asdict(origin)
     return {
         "format": FORMAT,
-        **{name: about[name] for name in ("model", "weights", "preprocessing")},
+        **{name: about[name] for name in ("model", "weights", "preprocessing", "dtype")},
     }
+
+
+def _texts(keys: list[bytes]) -> list[str]:
+    return [key.decode(errors="surrogatepass") for key in keys]
 
 
 def _names(keys: list[bytes]) -> list[str]:

@@ -2,20 +2,21 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
-from lascaux.errors import BadInput, BadPicture
-from lascaux.images.preprocess import Preprocessing, normalise, square_pixels
+from lascaux.errors import BadInput, BadPicture, Unsupported
+from lascaux.images.preprocess import Preprocessing, normalise, pixels, square_pixels
 from lascaux.models.clip import Clip
 
 TooLong = Literal["truncate", "error", "average"]
@@ -24,6 +25,30 @@ Reading = Literal["photo", "official"]
 # Texts encoded at once. Neighbours share beginnings, which are computed once: more texts share
 # more, and need more memory (about 100 MB at these sizes).
 TEXT_BATCH = 2048
+
+
+def load_clip(
+    model: str | Path | Clip, device: str | torch.device, dtype: str | torch.dtype
+) -> Clip:
+    """The model of that name, on that device and in that dtype; a CLIP is given back as it is.
+
+    Raises:
+        Unsupported: it is not a CLIP.
+        WeightsError: it cannot be found or loaded.
+    """
+    if isinstance(model, Clip):
+        return model
+    from lascaux.weights.load import load
+
+    found = load(model, device=device, dtype=dtype)
+    if not isinstance(found, Clip):
+        raise Unsupported(f"{model} is a {type(found).__name__}; what is wanted here is a CLIP")
+    return found
+
+
+def model_name(model: str | Path | Clip) -> str:
+    """What a model was asked for by; nothing where it was given itself."""
+    return "" if isinstance(model, Clip) else str(model)
 
 
 def stream_features(
@@ -36,8 +61,9 @@ def stream_features(
 ) -> Iterator[tuple[Any, Float[Tensor, " e"] | BadPicture]]:
     """Every picture with its unit embedding (float32, on the CPU), or why it could not be read.
 
-    In the order given. While the model works on one batch, threads decode and resize the next;
-    at most two batches are taken from `pictures` before the first answer is given.
+    In the order given. While the model works on one batch, threads decode and resize the next, if
+    these are files, bytes or data URIs; other pictures, which may be the caller's own objects, are
+    read when they are taken. At most two batches are taken before the first answer is given.
 
     Args:
         model: whose image tower is used.
@@ -54,7 +80,8 @@ def stream_features(
     try:
         while True:
             for picture in islice(queue, 2 * batch_size - len(waiting)):
-                waiting.append((picture, pool.submit(square_pixels, picture, how)))
+                read = pool.submit if isinstance(picture, str | bytes | Path) else _read_now
+                waiting.append((picture, read(square_pixels, picture, how)))
             if not (batch := [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]):
                 return
             squares: list[Tensor] = []
@@ -66,11 +93,24 @@ def stream_features(
                     found.append((picture, error))
                 else:
                     found.append((picture, None))
-            rows = iter(_encode_squares(model, squares, how))
+            rows: Iterator[Tensor] = iter(())
+            if squares:
+                rows = iter(_encode_pixels(model, torch.stack(squares).float() / 255, how))
             for picture, error in found:
                 yield picture, error or next(rows)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _read_now(
+    read: Callable[[Any, Preprocessing], Tensor], picture: Any, how: Preprocessing
+) -> Future[Tensor]:
+    done: Future[Tensor] = Future()
+    try:
+        done.set_result(read(picture, how))
+    except BadPicture as error:
+        done.set_exception(error)
+    return done
 
 
 def image_features(
@@ -78,14 +118,8 @@ def image_features(
 ) -> tuple[Float[Tensor, "b e"], list[tuple[int, BadPicture]]]:
     """Unit embeddings (float32, on the CPU) of the pictures that could be read, and the others."""
     how = replace(model.config.preprocessing, reading=reading)
-    squares: list[Tensor] = []
-    failures: list[tuple[int, BadPicture]] = []
-    for index, picture in enumerate(pictures):
-        try:
-            squares.append(square_pixels(picture, how))
-        except BadPicture as error:
-            failures.append((index, error))
-    return _encode_squares(model, squares, how), failures
+    x, failures = pixels(pictures, how)
+    return _encode_pixels(model, x, how), failures
 
 
 def text_features(
@@ -112,14 +146,13 @@ def text_features(
     return F.normalize(sums.index_add_(0, owners, _encode_ids(model, rows)), dim=-1)
 
 
-def _encode_squares(
-    model: Clip, squares: list[UInt8[Tensor, "3 y x"]], how: Preprocessing
+def _encode_pixels(
+    model: Clip, x: Float[Tensor, "b 3 y x"], how: Preprocessing
 ) -> Float[Tensor, "b e"]:
-    if not squares:
+    if not len(x):
         return torch.zeros(0, model.config.embed_width)
-    x = torch.stack(squares).to(model.device).float() / 255
     with _evaluating(model):
-        x = normalise(x, how.mean, how.std).to(model.dtype)
+        x = normalise(x.to(model.device), how.mean, how.std).to(model.dtype)
         return F.normalize(model.encode_image(x).float(), dim=-1).cpu()
 
 

@@ -7,6 +7,7 @@ at any moment loses at most the batch in flight.
 import json
 import os
 import sqlite3
+import urllib.parse
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -21,7 +22,7 @@ from filelock import FileLock, Timeout
 from jaxtyping import Float
 from torch import Tensor
 
-from lascaux.errors import BadInput, BadPicture, BrokenFile, Unsupported, WrongHash
+from lascaux.errors import BadInput, BadPicture, BrokenFile, WrongHash
 from lascaux.models.clip import Clip
 from lascaux.tasks.features import Reading, stream_features
 from lascaux.weights.fingerprint import weights_hash
@@ -46,6 +47,7 @@ class Origin:
     weights: str  # `weights_hash`
     preprocessing: str  # JSON; of texts, what was done with those that are too long
     width: int
+    dtype: str = "float32"  # of the model
     numbers: Literal["float16", "float32"] = "float16"
 
 
@@ -73,25 +75,9 @@ def picture_origin(model: Clip, name: str, reading: Reading, **changes: Any) -> 
         weights=weights_hash(model),
         preprocessing=json.dumps(how.to_json(), sort_keys=True),
         width=model.config.embed_width,
+        dtype=str(model.dtype).removeprefix("torch."),
         **changes,
     )
-
-
-def load_clip(model: str | Path | Clip, device: Any, dtype: Any) -> tuple[Clip, str]:
-    """The model, and the name it was asked for by.
-
-    Raises:
-        Unsupported: it is not a CLIP.
-        WeightsError: it cannot be found or loaded.
-    """
-    if isinstance(model, Clip):
-        return model, ""
-    from lascaux.weights.load import load
-
-    found = load(model, device=device, dtype=dtype)
-    if not isinstance(found, Clip):
-        raise Unsupported(f"{model} is a {type(found).__name__}; vectors are made by a CLIP")
-    return found, str(model)
 
 
 class Ledger:
@@ -183,8 +169,12 @@ class Ledger:
                     yield [key for key, _ in found], self._rows([blob for _, blob in found])
 
     @contextmanager
-    def writing(self) -> Iterator["Writer"]:
+    def writing(self, *, passing: bool = False) -> Iterator["Writer"]:
         """The only writer of this moment; the file is made if it is not there.
+
+        Args:
+            passing: the file goes away when the work is done, or if it was broken off before
+                anything was written.
 
         Raises:
             BadInput: another process is writing, or the file cannot be written.
@@ -196,19 +186,35 @@ class Ledger:
             lock.acquire()
         except Timeout as error:
             raise BadInput(
-                f"another process is writing {self.file}; wait until it has finished, or search "
-                "what is there (--no-update; in Python, without update())"
+                f"another process is writing {self.file}; wait until it has finished"
             ) from error
         except OSError as error:
             raise BadInput(f"{self.file} cannot be written: {error}") from error
+        done = False
         try:
             with self._opened(make=True) as connection:
                 if not _tables(connection):
                     self._make(connection)
                 self._check(connection)
                 yield Writer(connection, self.origin)
+            done = True
         finally:
+            # Under the lock: another process may be waiting to begin.
+            if passing and (done or not self._is_begun()):
+                self._remove()
             lock.release()
+
+    def _is_begun(self) -> bool:
+        """Whether there is anything that must not be lost."""
+        try:
+            return self.count() > 0
+        except (BadInput, BrokenFile, KeyError):
+            return True
+
+    def _remove(self) -> None:
+        # The log first: SQLite would replay it into another ledger of that name.
+        for ending in ("-wal", "-shm", "", ".lock"):
+            Path(f"{self.file}{ending}").unlink(missing_ok=True)
 
     def _make(self, connection: sqlite3.Connection) -> None:
         connection.execute("pragma journal_mode = wal")
@@ -236,10 +242,10 @@ class Ledger:
                 f"{about['weights'][:12]}) than those of {self.origin.model or 'the given model'} "
                 f"({self.origin.weights[:12]}); take that model, or another file for this one"
             )
-        for name in ("preprocessing", "width", "numbers"):
-            if about[name] != str(getattr(self.origin, name)):
+        for name in ("preprocessing", "width", "dtype", "numbers"):
+            if about.get(name) != str(getattr(self.origin, name)):
                 raise BadInput(
-                    f"{self.file} was made with other {name} ({about[name]}; now "
+                    f"{self.file} was made with other {name} ({about.get(name)}; now "
                     f"{getattr(self.origin, name)}); read the pictures as then, or take another "
                     "file"
                 )
@@ -256,8 +262,11 @@ class Ledger:
         if not make and not self.file.is_file():
             raise BadInput(f"there is no file {self.file}")
         try:
+            where = f"file:{urllib.parse.quote(os.fsencode(self.file.absolute()))}"
+            if not make and not os.access(self.file.parent, os.W_OK):
+                where += "?mode=ro&immutable=1"  # nobody writes there; SQLite need not keep a log
             with closing(
-                sqlite3.connect(self.file, timeout=_WAIT, isolation_level=None)
+                sqlite3.connect(where, timeout=_WAIT, isolation_level=None, uri=True)
             ) as connection:
                 # Enough against a killed process; a power cut may cost the last batches.
                 connection.execute("pragma synchronous = normal")
@@ -359,13 +368,6 @@ def encode_pictures(
     if batch:
         writer.write(batch)
     return passing
-
-
-def remove_ledger(file: Path) -> None:
-    """Delete a ledger, with what lies beside it."""
-    # The log first: SQLite would replay it into another ledger of that name.
-    for ending in ("-wal", "-shm", "", ".lock"):
-        Path(f"{file}{ending}").unlink(missing_ok=True)
 
 
 def state_of(path: str | Path) -> State:

@@ -2,12 +2,17 @@
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lascaux.errors import BadInput
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from lascaux.errors import BadInput, BadPicture
+from lascaux.images.decode import OpenFile, no_picture
 from lascaux.images.formats import SUFFIXES
 
 
@@ -82,3 +87,19 @@ def source_name(source: Any, position: int) -> str:
         named = getattr(source, "name", None)  # a file without a path has a number, or no name
         return named if isinstance(named, str) else f"file {position}"
     return getattr(source, "filename", None) or f"picture {position}"
+
+
+def several(pictures: Any) -> bool:
+    """Whether this is a collection of pictures rather than one.
+
+    Raises:
+        BadPicture: it is neither.
+    """
+    if isinstance(pictures, Tensor | np.ndarray):
+        return pictures.ndim == 4
+    single = str | bytes | bytearray | memoryview | Path | Image.Image | OpenFile
+    if isinstance(pictures, single):
+        return False
+    if not isinstance(pictures, Iterable):
+        raise BadPicture(no_picture(pictures))
+    return True

@@ -14,18 +14,17 @@ from jaxtyping import Float, Float32
 
 from lascaux.errors import BadInput, BadPicture
 from lascaux.models.clip import Clip
-from lascaux.tasks.features import Reading, image_features, text_features
+from lascaux.tasks.features import Reading, image_features, load_clip, model_name, text_features
 from lascaux.tasks.ledger import (
     Ledger,
     State,
     encode_pictures,
-    load_clip,
     picture_origin,
     state_of,
 )
 from lascaux.tasks.nearest import Nearest
 from lascaux.tasks.options import SearchOptions
-from lascaux.tasks.pictures import pictures_in, source_name
+from lascaux.tasks.pictures import pictures_in, several, source_name
 from lascaux.tasks.prototypes import Progress
 from lascaux.tasks.results import Failed, Hit, HitScores, Updated
 from lascaux.tasks.templates import read_templates
@@ -91,13 +90,14 @@ class Index:
         if not os.path.isdir(self.folder):
             raise BadInput(f"{folder} is no folder; expected one that holds pictures")
         self._root = os.path.realpath(self.folder)
-        self.model, name = load_clip(model, device, dtype)
+        self.model = load_clip(model, device, dtype)
         self._reading: Reading = reading
         self._batch_size = batch_size
         self._recursive = recursive
-        origin = picture_origin(self.model, name, reading)
+        origin = picture_origin(self.model, model_name(model), reading)
         if file is None:
-            what = f"{origin.weights}\0{origin.preprocessing}\0{recursive}\0".encode()
+            of = (origin.weights, origin.preprocessing, origin.dtype, str(recursive), "")
+            what = "\0".join(of).encode()
             self.file = _default_file(what + os.fsencode(self._root))
         else:
             self.file = Path(file).expanduser()
@@ -158,7 +158,7 @@ class Index:
             known = self._ledger.known()
             if gone := known.keys() - found.keys():
                 writer.drop(gone)
-            writer.note("folder", os.fsencode(self._root).decode(errors="backslashreplace"))
+            writer.note("folder", _told(self._root))
             wanted = {
                 key: (Path(os.fsdecode(os.path.join(os.fsencode(self._root), key))), state)
                 for key, state in found.items()
@@ -174,7 +174,8 @@ class Index:
                 progress=(lambda n: progress("pictures", n, total)) if progress else lambda _: None,
             )
             # What is known of a picture that cannot be read just now may be of another content.
-            writer.drop(key for key, _ in passing if key in known)
+            if stale := [key for key, _ in passing if key in known]:
+                writer.drop(stale)
         lost = dict(self._ledger.failed()) | dict(passing)
         failed = tuple(Failed(self._path(key), lost[key]) for key in sorted(lost))
         encoded = wanted.keys() - lost.keys()
@@ -212,7 +213,7 @@ class Index:
 
         Args:
             words: one text or several.
-            like: a picture, or a list of several: anything that `read_picture` takes.
+            like: a picture, or several: anything that `read_picture` takes.
             without: what must not be seen, one text or several.
             top: how many pictures at most.
             templates: a set's name, a file or a list to put texts into, the mean being taken; by
@@ -226,7 +227,7 @@ class Index:
         if isinstance(top, bool) or not isinstance(top, Integral) or top < 1:
             raise BadInput(f"top is {top!r}; it must be a whole number, at least 1")
         wanted, unwanted = _texts(words, "words"), _texts(without, "without")
-        examples = list(like) if isinstance(like, list | tuple) else [like]
+        examples = [] if like is None else list(like) if several(like) else [like]
         if not wanted and not examples:
             raise BadInput("nothing to look for; give words, or a picture by like=")
         nearest = self._opened()
@@ -273,7 +274,7 @@ class Index:
     def _require_same_folder(self) -> None:
         """Refuse to mistake one folder's index for another's; a folder may move, though."""
         before = self._ledger.about("folder")
-        now = os.fsencode(self._root).decode(errors="backslashreplace")
+        now = _told(self._root)
         if before is not None and before != now and os.path.isdir(before):
             raise BadInput(
                 f"{self.file} is the index of {before}, which is still there; give {now} a file of "
@@ -312,17 +313,28 @@ def _combined(
     # Everything is linear in the queries: it is worked out on their cosines alone.
     cosines = sample @ asked.T
 
+    lengths = np.linalg.norm(asked, axis=1)
+
     def standard(mixture: np.ndarray) -> np.ndarray:
         deviation = float((cosines @ mixture).std())
-        # What is the same for all pictures must not count, nor its rounding be enlarged.
-        even = deviation <= _EVEN * float(np.linalg.norm(mixture @ asked))
+        # What is the same for all pictures must not count, nor its rounding be enlarged: that of
+        # the parts, which may be much longer than what is left of them.
+        even = deviation <= _EVEN * float(np.abs(mixture) @ lengths)
         return np.zeros_like(mixture) if even else mixture / deviation
 
     each = np.stack([standard(row) for row in np.eye(len(asked), dtype=np.float32)])
     kinds = np.split(each, np.cumsum((len(words), len(like))))
     positive, example, negative = (standard(kind.sum(axis=0)) for kind in kinds)
     mixture = standard(positive + example - negative)
+    if not mixture.any() and any(part.any() for part in (positive, example, negative)):
+        raise BadInput(
+            "what is looked for and what must not be seen cancel out; ask for something else"
+        )
     return mixture @ asked, float((cosines @ mixture).mean()), "deviations"
+
+
+def _told(path: str) -> str:
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _texts(given: str | Sequence[str] | None, name: str) -> list[str]:

@@ -14,6 +14,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -64,7 +65,8 @@ class MappedFile:
         Whatever was written to the mapping would be lost: nothing that reads a file does.
         """
         if sys.platform == "linux":
-            self._map.madvise(mmap.MADV_DONTNEED)
+            with suppress(OSError):  # of a process whose memory is locked
+                self._map.madvise(mmap.MADV_DONTNEED)
 
 
 def _as_bytes(storage: torch.UntypedStorage) -> torch.Tensor:
