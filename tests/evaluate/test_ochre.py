@@ -92,7 +92,7 @@ def test_the_judge_knows_fresh_scenes_and_refuses_spoiled_ones(judge):
     generator = rng(32)
     scenes = [sample(generator, "test", "single") for _ in range(120)]
     fresh = [a.accepts(s) for s, a in zip(scenes, judged(judge, map(draw, scenes)), strict=True)]
-    assert np.mean(fresh) > 0.85
+    assert np.mean(fresh) > 0.96
     blank = (picture(spoil(scene, "blank", generator)) for scene in scenes[:40])
     assert [a for s, a in zip(scenes, judged(judge, blank), strict=False) if a.accepts(s)] == []
 
