@@ -122,7 +122,7 @@ def pictures_by_key(
     labels: list[int] = []
     empty: list[str] = []
     for place, key in enumerate(names):
-        found = _pictures_in(root / key)
+        found = pictures_below(root / key)
         if not found:
             empty.append(key)
         pictures += found
@@ -157,7 +157,7 @@ def flat_pictures(
     Raises:
         BadInput: a label without its picture, or a picture without a label.
     """
-    found = {path.stem: path for path in _pictures_in(root, deep=False)}
+    found = {path.stem: path for path in pictures_below(root, deep=False)}
     if missing := [stem for stem in labels if stem not in found]:
         raise BadInput(
             f"{len(missing)} of {len(labels)} labelled pictures are not in {root}: "
@@ -225,7 +225,8 @@ def shown(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
-def _pictures_in(folder: Path, *, deep: bool = True) -> list[Path]:
+def pictures_below(folder: Path, *, deep: bool = True) -> list[Path]:
+    """The pictures of a folder by their suffix, sorted; hidden files and folders are left out."""
     found: list[Path] = []
     for at, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")] if deep else []
