@@ -224,7 +224,8 @@ def packed_shards(folder: Path) -> ParquetShards:
             f"{folder} is not finished: {len(manifest['shards'])} shards are written; give the "
             "command of `lascaux data pack` again, and it goes on"
         )
-    for shard in manifest["shards"]:
+    shards = [shard for shard in manifest["shards"] if shard["file"]]
+    for shard in shards:
         file = folder / shard["file"]
         size = file.stat().st_size if file.is_file() else -1
         if size != shard["bytes"]:
@@ -232,9 +233,7 @@ def packed_shards(folder: Path) -> ParquetShards:
             raise BadInput(
                 f"{file} {what}; the manifest says {shard['bytes']:,}: copy it again, or pack anew"
             )
-    return ParquetShards(
-        folder, [folder / shard["file"] for shard in manifest["shards"]], kind="pack"
-    )
+    return ParquetShards(folder, [folder / shard["file"] for shard in shards], kind="pack")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
