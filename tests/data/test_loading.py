@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 
@@ -48,6 +50,20 @@ def test_batches_are_equal_whatever_the_number_of_workers(folder):
     assert len(set(plain)) == 8
     for workers in (1, 2):
         assert digests(loader_of(folder, workers=workers), 8) == plain
+
+
+def test_tars_and_parquet_give_the_same_batches_to_any_number_of_workers(tmp_path, shard, png):
+    shard("a.tar", {f"{n}.png": png(n) for n in range(12)})
+    rows = [{"image": png(n), "key": str(n)} for n in range(12)]
+    table = pyarrow.Table.from_pylist(rows)
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=5)
+    pictures = []
+    for name in ("a.tar", "a.parquet"):
+        plain = digests(loader_of(tmp_path / name), 9)
+        assert all(digests(loader_of(tmp_path / name, workers=w), 9) == plain for w in (1, 2))
+        batches = itertools.islice(loader_of(tmp_path / name), 4)
+        pictures.append(torch.cat([batch["picture"] for batch in batches]))
+    assert torch.equal(*pictures)
 
 
 def test_batches_are_equal_after_going_on_at_any_step(folder):
