@@ -49,6 +49,8 @@ def test_a_folder_of_classes(tmp_path, png):
     ]
     assert source[1].label == 1
     assert open_source(tmp_path, "folder").kind == "folder"
+    (tmp_path / "cat").rename(tmp_path / "red_fox" / "cat")
+    assert open_source(tmp_path).kind == "folder"
 
 
 def test_captions_in_text_files_beside(folder):

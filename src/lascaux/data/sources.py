@@ -128,8 +128,8 @@ def recognised(path: Path) -> Kind:
     """The kind of source that lies at a path.
 
     A folder is, in this order: one that `lascaux data pack` wrote; tars; Parquet files; one with a
-    table called `metadata` or `captions`; pictures with text files beside them; subfolders that all
-    hold pictures, where none lies above them (classes); and else a folder of pictures. A folder
+    table called `metadata` or `captions`; pictures with text files beside them; two subfolders
+    or more that all hold pictures, where none lies above them (classes); and else a folder of pictures. A folder
     whose subfolders are no classes must be named as "folder".
 
     Raises:
@@ -166,7 +166,7 @@ def _folder_kind(path: Path) -> Kind:
     if has_captions_beside(path):
         return "captioned"
     folders = [name for name in names if not name.startswith(".") and (path / name).is_dir()]
-    if not folders or pictures_below(path, deep=False):
+    if len(folders) < 2 or pictures_below(path, deep=False):
         return "folder"
     if all(pictures_below(path / name) for name in folders):
         return "classes"
