@@ -127,10 +127,10 @@ def open_source(
 def recognised(path: Path) -> Kind:
     """The kind of source that lies at a path.
 
-    A folder is, in this order: one that `lascaux data pack` wrote; tars; Parquet files; one with a
-    table called `metadata` or `captions`; pictures with text files beside them; two subfolders
-    or more that all hold pictures, where none lies above them (classes); and else a folder of pictures. A folder
-    whose subfolders are no classes must be named as "folder".
+    A folder is, in this order: one that `lascaux data pack` wrote; one with a table called
+    `metadata` or `captions`; tars; Parquet files; pictures with text files beside them; two
+    subfolders or more that all hold pictures, where none lies above them (classes); and else a
+    folder of pictures. One whose subfolders are no classes must be named as "folder".
 
     Raises:
         BadInput: there is nothing, or nothing known.
