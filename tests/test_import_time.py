@@ -34,6 +34,7 @@ def processor_seconds(*words: str) -> float:
         "from lascaux.cli.main import verb_parser; verb_parser('classify').format_help()",
         "from lascaux.cli.main import verb_parser; verb_parser('search').format_help()",
         "from lascaux.cli.main import verb_parser; verb_parser('embed').format_help()",
+        "from lascaux.cli.main import verb_parser; verb_parser('data').format_help()",
     ],
 )
 def test_torch_is_not_imported_by(what):

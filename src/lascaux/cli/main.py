@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "convert": ("lascaux.cli.convert", "turn a checkpoint file into a folder of safe weights"),
     "train": ("lascaux.cli.train", "train a model of the embedded family by its recipe"),
     "evaluate": ("lascaux.cli.evaluate", "measure a model, and report with seeds and hashes"),
+    "data": ("lascaux.cli.data", "look through sets of pictures, and pack them for training"),
     "world": ("lascaux.cli.world", "draw scenes of the emoji world, with their captions"),
     "doctor": ("lascaux.cli.doctor", "check this installation, and say what to mend"),
 }

@@ -122,7 +122,7 @@ def pictures_by_key(
     labels: list[int] = []
     empty: list[str] = []
     for place, key in enumerate(names):
-        found = _pictures_in(root / key)
+        found = pictures_below(root / key)
         if not found:
             empty.append(key)
         pictures += found
@@ -158,7 +158,7 @@ def flat_pictures(
         BadInput: a label without its picture, or a picture without a label.
     """
     found: dict[str, Path] = {}
-    for path in _pictures_in(root, deep=False):
+    for path in pictures_below(root, deep=False):
         if (twin := found.setdefault(path.stem, path)) is not path:
             raise BadInput(f"{twin} and {path.name} have one name; labels go by name, so keep one")
     if missing := [stem for stem in labels if stem not in found]:
@@ -228,7 +228,8 @@ def shown(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
 
 
-def _pictures_in(folder: Path, *, deep: bool = True) -> list[Path]:
+def pictures_below(folder: Path, *, deep: bool = True) -> list[Path]:
+    """The pictures of a folder by their suffix, sorted; hidden files and folders are left out."""
     found: list[Path] = []
     for at, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")] if deep else []

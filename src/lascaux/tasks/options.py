@@ -123,3 +123,86 @@ def _require_positive(options: Any, *names: str) -> None:
     for name in names:
         if getattr(options, name) < 1:
             raise BadInput(f"{name} is {getattr(options, name)}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """How a source of records is read."""
+
+    kind: str | None = field(
+        default=None,
+        metadata={
+            "help": "layout: folder, classes, captioned, csv, tsv, jsonl, json, coco, parquet, "
+            "webdataset or pack; if not given, it is recognised"
+        },
+    )
+    pictures: str | None = field(
+        default=None,
+        metadata={"metavar": "DIR", "help": "where the pictures of a table or of COCO are"},
+    )
+    picture_column: str | None = field(
+        default=None, metadata={"help": "of a table, if it is not a usual one"}
+    )
+    caption_column: str | None = field(default=None, metadata={"help": "likewise of captions"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """What counts as unusual in a set of pictures.
+
+    Raises:
+        BadInput: a count out of its range.
+    """
+
+    smallest: int = field(
+        default=64, metadata={"metavar": "PX", "help": "shorter sides below this are tiny"}
+    )
+    extreme: float = field(
+        default=4.0, metadata={"help": "longer sides beyond this many shorter ones are extreme"}
+    )
+    near: int = field(
+        default=2,
+        metadata={"help": "bits of 64 in which near-duplicates' difference hashes may differ"},
+    )
+    workers: int = field(default=2, metadata={"help": "processes; 0 reads in this one"})
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("smallest", 1, 1 << 20), ("near", 0, 8), ("workers", 0, 1024)):
+            if not least <= getattr(self, name) <= most:
+                raise BadInput(f"{name} is {getattr(self, name)}; expected {least} to {most}")
+        if not self.extreme >= 1:
+            raise BadInput(f"extreme is {self.extreme}; expected 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackOptions:
+    """How records are packed into Parquet files.
+
+    Raises:
+        BadInput: a count out of its range.
+    """
+
+    size: int | None = field(
+        default=None,
+        metadata={
+            "metavar": "PX",
+            "help": "make pictures smaller whose shorter side is longer, and write them as JPEG; "
+            "if not given, files stay as they are",
+        },
+    )
+    quality: int = field(default=92, metadata={"help": "of JPEG, where pictures are made smaller"})
+    shard_size: int = field(default=4096, metadata={"metavar": "N", "help": "records of a file"})
+    workers: int = field(
+        default=2, metadata={"help": "processes, a file each; 0 works in this one"}
+    )
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("quality", 1, 100),
+            ("shard_size", 1, 1 << 24),
+            ("workers", 0, 1024),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise BadInput(f"{name} is {getattr(self, name)}; expected {least} to {most}")
+        if self.size is not None and self.size < 1:
+            raise BadInput(f"size is {self.size}; expected at least 1")
