@@ -126,7 +126,6 @@ _MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
 def _jpeg(data: bytes) -> bool:
     at = 2
     while True:
-        # Between segments this matches at once; after a scan's header it skips the scan.
         found = _MARKER.search(data, at)
         if found is None:
             return True
@@ -135,6 +134,8 @@ def _jpeg(data: bytes) -> bool:
             return False
         if marker not in (0x01, 0xD8):  # all others have a length
             at += struct.unpack_from(">H", data, at)[0]
+        if marker == 0xDA:  # a scan, in which 0xFF is never followed by 0xD9
+            return data.find(b"\xff\xd9", at) < 0
 
 
 def _png(data: bytes) -> bool:

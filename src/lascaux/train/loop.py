@@ -20,7 +20,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from lascaux.errors import BadInput, BrokenFile, LascauxError
+from lascaux.data.ahead import made_ahead
+from lascaux.errors import BadInput, BrokenFile
 
 log = logging.getLogger(__name__)
 
@@ -171,44 +172,8 @@ def train(
 
 def _batches(recipe: Recipe, first: int, last: int) -> Iterator[tuple[int, Any]]:
     """Batches of steps `first` to `last`, made ahead by one process beside the training."""
-    loader = torch.utils.data.DataLoader(
-        _Steps(recipe),  # pyright: ignore[reportArgumentType]
-        batch_size=None,
-        sampler=range(first, last),
-        num_workers=1,
-        prefetch_factor=4,
-        worker_init_fn=_quiet_worker,
-        # Its own, for a loader draws once when it starts, and a resumed run starts once more.
-        generator=torch.Generator(),
-    )
-    for step, batch in zip(range(first, last), loader, strict=True):
-        if isinstance(batch, LascauxError):
-            raise batch
-        yield step, batch
-
-
-class _Steps:
-    """The recipe's batches as a data set whose items are numbered by step."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-
-    def __getitem__(self, step: int) -> Any:
-        try:
-            return self.recipe.batch(step)
-        except LascauxError as error:
-            # Raised on the other side, or the loader would put a traceback into its message.
-            return error
-
-    def __len__(self) -> int:
-        return self.recipe.steps
-
-
-def _quiet_worker(number: int) -> None:
-    # Signals often go to the whole group; the training decides when its helper ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    torch.set_num_threads(1)
+    steps = range(first, last)
+    yield from zip(steps, made_ahead(recipe.batch, steps, 1, ahead=4), strict=True)
 
 
 class _Interruption:

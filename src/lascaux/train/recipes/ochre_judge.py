@@ -3,9 +3,9 @@
     lascaux train ochre-judge
 
 Cost: 1.5 million pictures, about an hour and a half on two cores. Result (`lascaux evaluate
-ochre-judge`, fresh scenes): objects exactly right 99.5 %, background 100 %, count 99.7 %, map 98.7 %
-of pixels; spoiled pictures accepted at most 1.0 % of a kind. Of the shipped one the first 6,120
-steps saw digits in dark ink before dark backgrounds, too; since then they are chalk there.
+ochre-judge`, fresh scenes): objects exactly right 99.5 %, background 100 %, count 99.7 %, map
+98.7 % of pixels; spoiled pictures accepted at most 1.0 % of a kind. Of the shipped one the first
+6,120 steps saw digits in dark ink before dark backgrounds, too; since then they are chalk there.
 
 Three quarters of what it sees are scenes of the train split, slightly blurred, shaded or noisy at
 times; one quarter are pictures that show no object properly (blank, blurred, scrambled, blends and
