@@ -144,7 +144,8 @@ def _pack(arguments: argparse.Namespace, reading: SourceOptions) -> int:
     if len(done.skipped) > _SHOWN:
         say(f"left out: {len(done.skipped):,} in all; {done.out}/manifest.json lists them")
     say(
-        f"wrote {done.out}: {done.records:,} records in {done.shards} files, "
+        f"wrote {done.out}: {done.records:,} records in {done.shards} "
+        f"{'file' if done.shards == 1 else 'files'}, "
         f"{done.bytes / 1e6:,.1f} MB"
         + (f", {done.shards - done.written} from before" if done.shards > done.written else "")
     )
