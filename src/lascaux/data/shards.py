@@ -1,8 +1,8 @@
 """Parquet files whose pictures are bytes: those that `lascaux data pack` writes, and others.
 
 Parquet reads whole row groups, so that a record costs the reading of its group. Ours hold about a
-megabyte; of other writers' they may be hundreds, and such files are better packed before training.
-The last groups read are kept, which makes reading in order cheap whatever their size.
+quarter of a megabyte; others' may be hundreds of megabytes, and such files are better packed before
+training. The last groups read are kept, which makes reading in order cheap whatever their size.
 """
 
 import json

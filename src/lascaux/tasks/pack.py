@@ -26,7 +26,7 @@ from lascaux.tasks.results import Failed
 
 Progress = Callable[[str, int, int], None]
 
-_GROUP_BYTES = 1 << 20  # of pictures; what reading one record costs at most, or one picture
+_GROUP_BYTES = 1 << 18  # of pictures; what reading one record costs at most, or one picture
 _GROUP_RECORDS = 64
 _WAIT = 10  # seconds; processes of a packing that was killed end a little later than it
 
