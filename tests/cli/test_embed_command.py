@@ -2,32 +2,23 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from PIL import Image
 
 import lascaux
-from lascaux.cli.main import main
+from killed import killed_after_the_first_batch
 from lascaux.errors import BadInput
 from lascaux.tasks.features import image_features, text_features
 from lascaux.weights.fingerprint import weights_hash
 
 
 @pytest.fixture
-def embed(model_folder, capsys):
-    def run(*words):
-        code = main(["embed", *map(str, words), "--model", str(model_folder)])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+def embed(verb):
+    return verb("embed")
 
 
 @pytest.fixture
@@ -106,51 +97,19 @@ def test_names_that_are_no_unicode_are_escaped(embed, pictures, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="a signal of POSIX")
-def test_a_killed_command_goes_on_where_it_was(embed, model, model_folder, tmp_path):
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for n in range(240):
-        picture = Image.linear_gradient("L").resize((500, 500)).convert("RGB")
-        picture.paste((n, 255 - n, 90), (2 * n, 0, 2 * n + 20, 500))
-        picture.save(folder / f"{n:03d}.png", compress_level=1)
+def test_a_killed_command_goes_on_where_it_was(embed, model, model_folder, many, tmp_path):
     out = tmp_path / "v.npy"
-    words = ["embed", folder, "--out", out, "--batch-size", 4, "--model", model_folder]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lascaux.cli.main", *map(str, words)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while not vectors(tmp_path / ".v.npy.unfinished"):
-            assert process.poll() is None, "ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
-    there = vectors(tmp_path / ".v.npy.unfinished")
+    words = ["embed", many, "--out", out, "--batch-size", 4, "--model", model_folder]
+    there = killed_after_the_first_batch(tmp_path / ".v.npy.unfinished", *words)
     assert 4 <= there < 240
     assert not out.exists()
-    code, printed, err = embed(folder, "--out", out, "--batch-size", "4", "--json")
+    code, printed, err = embed(many, "--out", out, "--batch-size", "4", "--json")
     assert code == 0
     assert json.loads(printed)["encoded"] == 240 - there
     assert f"{240 - there} encoded now" in err
-    names = sorted(os.listdir(folder))
-    np.testing.assert_allclose(np.load(out), expected(model, folder, names), atol=1e-5)
+    names = sorted(os.listdir(many))
+    np.testing.assert_allclose(np.load(out), expected(model, many, names), atol=1e-5)
     assert sorted(os.listdir(tmp_path)) == ["many", "v.json", "v.npy"]
-
-
-def vectors(file) -> int:
-    if not file.exists():
-        return 0
-    connection = sqlite3.connect(file)
-    try:
-        return connection.execute("select count(*) from vectors").fetchone()[0]
-    except sqlite3.OperationalError:  # not made yet
-        return 0
-    finally:
-        connection.close()
 
 
 def test_what_another_command_left_is_neither_continued_nor_lost(

@@ -3,14 +3,12 @@ import os
 import re
 import shutil
 import signal
-import sqlite3
-import subprocess
 import sys
-import time
 
 import pytest
 from PIL import Image
 
+from killed import killed_after_the_first_batch
 from lascaux.cli.main import main
 from lascaux.tasks import Index
 
@@ -23,55 +21,8 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def search(model_folder, capsys):
-    def run(*words):
-        code = main(["search", *map(str, words), "--model", str(model_folder)])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
-
-
-@pytest.fixture
-def many(tmp_path):
-    """Pictures that take some milliseconds each to decode, no two alike."""
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for n in range(240):
-        tone = (n, 255 - n, 37 * n % 256)
-        picture = Image.linear_gradient("L").resize((500, 500)).convert("RGB")
-        picture.paste(tone, (2 * n, 0, 2 * n + 20, 500))
-        picture.save(folder / f"{n:03d}.png", compress_level=1)
-    return folder
-
-
-def killed_after_the_first_batch(file, *words) -> int:
-    """Runs a command until its file holds something, and gives how much is there after the kill."""
-    process = subprocess.Popen([sys.executable, "-m", "lascaux.cli.main", *map(str, words)])
-    try:
-        deadline = time.monotonic() + 60
-        while not (count := vectors(file)):
-            assert process.poll() is None, "ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
-    assert vectors(file) >= count
-    return vectors(file)
-
-
-def vectors(file) -> int:
-    if not file.exists():
-        return 0
-    connection = sqlite3.connect(file)
-    try:
-        return connection.execute("select count(*) from vectors").fetchone()[0]
-    except sqlite3.OperationalError:  # not made yet
-        return 0
-    finally:
-        connection.close()
+def search(verb):
+    return verb("search")
 
 
 def test_a_table_lists_scores_and_paths_best_first(search, pictures, model_folder):

@@ -132,15 +132,7 @@ def pictures_by_key(
             f"{len(empty)} of {len(names)} class folders in {root} have no pictures: "
             f"{shown(empty)}; add some, or take the folders away"
         )
-    return Labelled(
-        name=root.resolve().name,
-        protocol=protocol,
-        classes=tuple(names.values()),
-        keys=tuple(names),
-        pictures=tuple(pictures),
-        labels=tuple(labels),
-        sources=tuple(path.relative_to(root).as_posix() for path in pictures),
-    )
+    return _labelled(root, protocol, names, pictures, labels)
 
 
 def flat_pictures(
@@ -171,14 +163,26 @@ def flat_pictures(
             f"{len(unlabelled)} of {len(found)} pictures in {root} have no label: "
             f"{shown(unlabelled)}; is the file of labels that of another split?"
         )
+    pictures = list(found.values())
+    return _labelled(root, protocol, names, pictures, [labels[stem] for stem in found])
+
+
+def _labelled(
+    root: Path,
+    protocol: str,
+    names: Mapping[str, tuple[str, ...]],
+    pictures: Sequence[Path],
+    labels: Sequence[int],
+) -> Labelled:
+    """Pictures below `root` with their labels; the mapping gives keys and names in order."""
     return Labelled(
         name=root.resolve().name,
         protocol=protocol,
         classes=tuple(names.values()),
         keys=tuple(names),
-        pictures=tuple(found.values()),
-        labels=tuple(labels[stem] for stem in found),
-        sources=tuple(path.name for path in found.values()),
+        pictures=tuple(pictures),
+        labels=tuple(labels),
+        sources=tuple(path.relative_to(root).as_posix() for path in pictures),
     )
 
 

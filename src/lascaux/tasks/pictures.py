@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from lascaux.data.labelled import pictures_below
 from lascaux.errors import BadInput, BadPicture
 from lascaux.images.decode import OpenFile, no_picture
 from lascaux.images.formats import SUFFIXES
@@ -27,7 +28,7 @@ def pictures_in(path: str | Path, *, recursive: bool = False) -> list[Path]:
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        return _in_folder(path, recursive=recursive)
+        return pictures_below(path, deep=recursive)
     if path.exists() or not glob.has_magic(str(path)):
         if not path.exists():
             raise BadInput(f"there is no file or folder {path}")
@@ -35,24 +36,12 @@ def pictures_in(path: str | Path, *, recursive: bool = False) -> list[Path]:
     found: list[Path] = []
     for match in sorted(glob.glob(str(path), recursive=True)):
         if Path(match).is_dir():
-            found += _in_folder(Path(match), recursive=True) if recursive else []
+            found += pictures_below(Path(match)) if recursive else []
         elif Path(match).suffix.lower() in SUFFIXES:
             found.append(Path(match))
     if not found:
         raise BadInput(f"no picture matches {path}; quote the pattern, or name a folder")
     return found
-
-
-def _in_folder(folder: Path, *, recursive: bool) -> list[Path]:
-    found: list[Path] = []
-    for at, folders, names in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith(".")) if recursive else []
-        found += [
-            Path(at, name)
-            for name in names
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-        ]
-    return sorted(found)
 
 
 def expanded(source: Any, *, recursive: bool = False) -> Iterator[Any]:
