@@ -12,6 +12,7 @@
     │   ├── WrongHash                   SHA-256 differs from the recorded one
     │   ├── WrongKeys                   missing, extra or mis-shaped tensors
     │   └── DownloadFailed              the file could not be fetched
+    ├── TrainingStopped                 a training cannot go on; its last checkpoint is whole
     ├── Unsupported                     a combination that is refused with its reason
     └── MissingExtra (also ImportError) an optional dependency is not installed
 
@@ -65,6 +66,10 @@ class WrongKeys(WeightsError):
 
 class DownloadFailed(WeightsError):
     """A file could not be fetched."""
+
+
+class TrainingStopped(LascauxError):
+    """A training cannot go on; its last checkpoint is whole."""
 
 
 class Unsupported(LascauxError):

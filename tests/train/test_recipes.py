@@ -9,6 +9,7 @@ from lascaux.errors import BadInput
 from lascaux.train.contrastive import matched_pairs, one_of_bank
 from lascaux.train.recipes import ochre_clip
 from lascaux.train.recipes.ochre_clip import Example, OchreClip
+from lascaux.train.recipe import Moment, Share
 from lascaux.train.recipes.ochre_judge import OchreJudge, make_batch
 
 
@@ -42,7 +43,7 @@ def test_two_true_names_share_the_weight_and_none_counts_nothing():
 
 def test_a_batch_depends_on_its_step_alone():
     recipe = OchreClip(batch_size=12)
-    first, again, other = recipe.batch(3), recipe.batch(3), recipe.batch(4)
+    first, again, other = (recipe.batch(Share(n, n, 12)) for n in (3, 3, 4))
     assert torch.equal(first.pictures, again.pictures)
     assert torch.equal(first.captions, again.captions)
     assert not torch.equal(first.pictures, other.pictures)
@@ -73,7 +74,7 @@ def test_training_never_sees_a_held_out_scan_or_pair(monkeypatch):
     monkeypatch.setattr(
         ochre_clip, "sample", lambda *a, **k: seen.append(real(*a, **k)) or seen[-1]
     )
-    OchreClip(batch_size=64, scenes=1.0).batch(0)
+    OchreClip(scenes=1.0).batch(Share(0, 0, 64))
     held = digit_scans()[2]
     test = ochre_clip.pairs("test", digits=True)
     for scene in seen:
@@ -86,8 +87,8 @@ def test_training_never_sees_a_held_out_scan_or_pair(monkeypatch):
 def test_a_missing_folder_of_glyphs_is_named(tmp_path):
     with pytest.raises(BadInput, match="make_other_glyphs"):
         OchreClip(
-            batch_size=8, scenes=0.0, digits=0.0, easy_steps=0, glyphs=str(tmp_path / "no")
-        ).batch(0)
+            scenes=0.0, digits=0.0, easy_steps=0, glyphs=str(tmp_path / "no")
+        ).batch(Share(0, 0, 8))
 
 
 def test_the_judge_learns_presence_only_of_what_is_properly_there():
@@ -99,14 +100,14 @@ def test_the_judge_learns_presence_only_of_what_is_properly_there():
     assert batch.maps.max() < len(BACKGROUNDS) + len(objects())
 
 
-@pytest.mark.parametrize("recipe", [OchreClip(batch_size=4), OchreJudge(batch_size=4)])
+@pytest.mark.parametrize("recipe", [OchreClip(), OchreJudge()])
 def test_a_step_gives_a_finite_loss_with_gradients(recipe):
     torch.manual_seed(0)
     model = recipe.build().train()
-    loss, figures = recipe.loss(model, recipe.batch(0))
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert all(np.isfinite(value) for value in figures.values())
+    loss = recipe.loss(model, recipe.batch(Share(0, 0, 4)), Moment(0))
+    loss.value.backward()
+    assert torch.isfinite(loss.value)
+    assert all(np.isfinite(float(value)) for value in loss.figures.values())
     without = [name for name, p in model.named_parameters() if p.grad is None]
     assert without == []
 

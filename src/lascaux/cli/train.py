@@ -1,28 +1,60 @@
-"""`lascaux train RECIPE`: train a model of the embedded family, or go on where a run stopped."""
+"""`lascaux train RECIPE`: train a model, or go on where a run stopped."""
 
 import argparse
+import ast
+import os
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lascaux.cli.flags import HelpPages, WrongUse, add_flags, options_from
+from lascaux.cli.progress import say
+from lascaux.train.options import Running
 
 # Recipe -> class of its settings, in the file of that name.
 RECIPES = {"ochre-clip": "OchreClip", "ochre-judge": "OchreJudge"}
 
+_ENDING = """\
+A run lives in runs/RECIPE-NAME: metrics.jsonl, checkpoints/, samples/, and in the end model/, which
+every command takes by its path. Ctrl-C saves and stops; the same command goes on. --dry-run tells
+what a run would cost.
+"""
+
+
+class _Lazy(argparse.ArgumentParser):
+    """A parser whose flags are added when they are needed; a recipe's file imports torch."""
+
+    recipe: str | None = None
+
+    def fill(self) -> None:
+        """Add the flags of the recipe, once."""
+        if self.recipe is None:
+            return
+        settings, self.recipe = settings_of(self.recipe), None
+        add_flags(self.add_argument_group("what is trained"), settings)
+        add_flags(self.add_argument_group("how it is run"), Running)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As always, with all flags."""
+        self.fill()
+        return super().parse_known_args(args, namespace)
+
+    def format_help(self) -> str:
+        """As always, with all flags."""
+        self.fill()
+        return super().format_help()
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of every recipe, one sub-command each."""
-    parser.epilog = (
-        "A run lives in runs/RECIPE-NAME. Ctrl-C saves and stops; the same command goes on.\n"
-        "The finished model is in the run's folder `model`, which `lascaux` commands take by path."
-    )
+    parser.epilog = _ENDING
     parser.add_argument("--list", action="store_true", help="list the recipes and exit")
-    commands = parser.add_subparsers(dest="recipe", metavar="RECIPE")
+    parser.add_argument("--json", action="store_true", help="print the list as JSON")
+    commands = parser.add_subparsers(dest="recipe", metavar="RECIPE", parser_class=_Lazy)
     for name in RECIPES:
-        module = import_module(_module(name))
-        about = (module.__doc__ or "").strip()
+        about = _about(name)
         recipe = commands.add_parser(
             name,
             help=about.splitlines()[0].split(": ", 1)[-1],
@@ -30,61 +62,98 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             formatter_class=HelpPages,
             allow_abbrev=False,
         )
-        add_flags(recipe, getattr(module, RECIPES[name]))
+        recipe.recipe = name
         recipe.add_argument("--name", default="0", help="of the run (default: 0)")
         recipe.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
-        recipe.add_argument("--threads", type=int, metavar="N", help="threads of torch")
+        recipe.add_argument(
+            "--processes", type=int, default=1, metavar="N", help="that train together on this machine"
+        )
+        recipe.add_argument(
+            "--dry-run", action="store_true", help="tell what it would cost, and do nothing"
+        )
         recipe.add_argument("--json", action="store_true", help="print figures as JSON lines")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train until the last step or an interruption; 0 when finished, 130 when interrupted."""
     if arguments.list:
-        print("\n".join(RECIPES))
-        return 0
+        return _list(as_json=arguments.json)
     if not arguments.recipe:
         raise WrongUse(f"name a recipe: {', '.join(RECIPES)}")
-    from lascaux.train.loop import train
-
-    settings = getattr(import_module(_module(arguments.recipe)), RECIPES[arguments.recipe])
-    recipe = options_from(arguments, settings)
-    _refuse_nonsense(recipe, arguments.threads)
+    recipe = options_from(arguments, settings_of(arguments.recipe))
+    running = options_from(arguments, Running)
+    if arguments.processes < 1:
+        raise WrongUse(f"--processes is {arguments.processes}; it must be at least 1")
     folder = arguments.runs / f"{arguments.recipe}-{arguments.name}"
-    finished = train(
-        recipe,
-        folder,
-        threads=arguments.threads,
-        report=_print_json if arguments.json else _print_line,
-    )
+    if arguments.dry_run:
+        from lascaux.cli.dry_run import dry_run
+
+        return dry_run(recipe, running, folder, arguments.processes, as_json=arguments.json)
+    if arguments.processes > 1 and "RANK" not in os.environ:
+        return _several(arguments.processes)
+    from lascaux.cli.training import Shown
+    from lascaux.train.loop import MODEL, train
+
+    with Shown(recipe.steps, as_json=arguments.json) as shown:
+        finished = train(recipe, folder, running, report=shown)
+    if os.environ.get("RANK", "0") != "0":
+        return 0 if finished else 130
     if not finished:
-        print(f"stopped; the same command goes on from {folder}", file=sys.stderr)
+        say(f"stopped; the same command goes on from {folder}")
         return 130
-    print(f"finished: {folder / 'model'}", file=sys.stderr)
+    say(f"finished: {folder / MODEL}")
     return 0
 
 
-def _refuse_nonsense(recipe: Any, threads: int | None) -> None:
-    least = {"steps": 1, "batch_size": 1, "seed": 0, "warmup_steps": 0, "cooldown_steps": 0}
-    for field, low in least.items():
-        if getattr(recipe, field) < low:
-            flag = field.replace("_", "-")
-            raise WrongUse(f"--{flag} is {getattr(recipe, field)}; it must be at least {low}")
-    if threads is not None and threads < 1:
-        raise WrongUse(f"--threads is {threads}; it must be at least 1")
+def settings_of(recipe: str) -> type:
+    """The class of a recipe's settings."""
+    return getattr(import_module(_module(recipe)), RECIPES[recipe])
+
+
+def _several(processes: int) -> int:
+    """This same command in several processes; gives the exit code of them all."""
+    import signal
+    import subprocess
+
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    words += [f"--nproc-per-node={processes}", "-m", "lascaux.cli.main", *sys.argv[1:]]
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    process = subprocess.Popen(words, env=environment)
+    asked: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        asked.append(number)
+        if number == signal.SIGTERM:  # Ctrl-C reaches the whole group by itself
+            process.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    code = process.wait()
+    return 130 if asked else int(code != 0)
+
+
+def _list(*, as_json: bool) -> int:
+    told = {name: _about(name).splitlines()[0].split(": ", 1)[-1] for name in RECIPES}
+    if as_json:
+        import json
+
+        print(json.dumps(told, indent=1))
+        return 0
+    width = max(map(len, told))
+    for name, line in told.items():
+        print(f"{name:<{width}}  {line}")
+    return 0
+
+
+def _about(recipe: str) -> str:
+    """The docstring of a recipe's file, without importing it."""
+    spec = find_spec(_module(recipe))
+    assert spec is not None
+    assert spec.origin is not None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    return (ast.get_docstring(tree) or "").strip()
 
 
 def _module(recipe: str) -> str:
     return f"lascaux.train.recipes.{recipe.replace('-', '_')}"
-
-
-def _print_json(figures: dict[str, float]) -> None:
-    import json
-
-    print(json.dumps(figures), flush=True)
-
-
-def _print_line(figures: dict[str, float]) -> None:
-    step = f"step {figures['step']:>6.0f}"
-    rest = "  ".join(f"{k} {v:.4g}" for k, v in figures.items() if k != "step")
-    ending = "\r" if sys.stdout.isatty() and "loss" in figures else "\n"
-    print(f"{step}  {rest}"[:200], end=ending, flush=True)

@@ -37,8 +37,17 @@ from lascaux.errors import BadInput
 from lascaux.models.clip import Clip, ClipConfig
 from lascaux.tasks.classify import Classifier
 from lascaux.text.clip_bpe import ClipTokenizer
-from lascaux.train.contrastive import matched_pairs, one_of_bank
-from lascaux.train.loop import setting
+from lascaux.train.contrastive import likeness, matched_pairs, one_of_bank
+from lascaux.train.recipe import (
+    Loss,
+    Moment,
+    Precision,
+    Recipe,
+    Share,
+    precise,
+    restated,
+    setting,
+)
 
 log = logging.getLogger(__name__)
 
@@ -73,21 +82,22 @@ class Trainee(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OchreClip:
+class OchreClip(Recipe):
     """Settings of a run; every field is a flag of `lascaux train ochre-clip`."""
 
     name: ClassVar[str] = "ochre-clip"
-    seed: int = setting(0, "decides weights and batches")
+    best: ClassVar[str | None] = "+validation_pair"
     image_size: int = setting(64, "side of a picture in pixels, a multiple of 16")
     glyphs: str = setting("", "folder of other fonts' glyphs (tools/make_other_glyphs.py)")
-    steps: int = setting(5000, "of the whole run; may be changed until it cools down")
-    batch_size: int = setting(128, "pictures in a step")
-    warmup_steps: int = setting(300, "over which the learning rate rises")
-    cooldown_steps: int = setting(1900, "at the end, over which it falls to zero")
-    learning_rate: float = setting(1.5e-3, "of AdamW")
-    weight_decay: float = setting(0.05, "of matrices and kernels")
-    clip_norm: float = setting(2.0, "largest norm of the gradient")
-    averaging: float = setting(0.998, "decay of the averaged weights, which are kept")
+    steps: int = restated("steps", 5000)
+    batch_size: int = restated("batch_size", 128)
+    precision: Precision = restated("precision", "bfloat16")
+    warmup_steps: int = restated("warmup_steps", 300)
+    cooldown_steps: int = restated("cooldown_steps", 1900)
+    learning_rate: float = restated("learning_rate", 1.5e-3)
+    weight_decay: float = restated("weight_decay", 0.05)
+    clip_norm: float = restated("clip_norm", 2.0)
+    averaging: float = restated("averaging", 0.998)
     scenes: float = setting(0.5, "share of pictures that are scenes with captions")
     digits: float = setting(0.08, "share that are scans of digits; the rest are distorted")
     chinese: float = setting(0.3, "share of texts in Chinese")
@@ -121,13 +131,13 @@ class OchreClip:
         clip.image.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         return model
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, share: Share) -> Batch:
         """Scenes of the train split, distorted pictures and scans that are not held out."""
-        rng = np.random.Generator(np.random.PCG64([self.seed, self.image_size, step]))
-        ease = 1 - step / self.easy_steps if self.easy_steps else 0.0
+        rng = np.random.Generator(np.random.PCG64([self.seed, self.image_size, share.number]))
+        ease = 1 - share.step / self.easy_steps if self.easy_steps else 0.0
         made = [
             self._scene(rng, easy=True) if rng.random() < ease else self._example(rng)
-            for _ in range(self.batch_size)
+            for _ in range(share.size)
         ]
         pictures = torch.from_numpy(np.stack([example.pixels for example in made]))
         shown = torch.zeros(len(made), len(objects()), dtype=torch.bool)
@@ -152,19 +162,26 @@ class OchreClip:
             ground,
         )
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Pairs, and pictures and names against anchors and each other."""
+    def loss(self, model: nn.Module, batch: Batch, moment: Moment) -> Loss:
+        """Pairs, and pictures and names against anchors and each other.
+
+        Where several processes train, each compares its own pictures and texts.
+        """
         assert isinstance(model, Trainee)
         clip = model.clip
         x = _normalised(batch.pictures, clip)
         parts = (batch.captions, batch.wrong[batch.has_wrong], batch.names, batch.grounds)
         # Of sequences this short the plain form is a fifth faster than the fused one.
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH):
             seen, said = clip.encode_image(x), _encoded(clip, torch.cat(parts))
-        seen, said = _unit(seen), _unit(said)
-        captions, wrong, names, grounds = said.split([len(part) for part in parts])
-        scale = clip.logit_scale.clamp(max=4.6052).exp()
-        own_wrong = torch.full((len(x),), float("-inf"))
+        with precise(x.device):
+            return self._compared(model, _unit(seen), _unit(said), batch)
+
+    def _compared(self, model: Trainee, seen: Tensor, said: Tensor, batch: Batch) -> Loss:
+        counts = (len(batch.captions), int(batch.has_wrong.sum()), len(batch.names))
+        captions, wrong, names, grounds = said.split([*counts, len(said) - sum(counts)])
+        scale = model.clip.logit_scale.clamp(max=4.6052).exp()
+        own_wrong = seen.new_full((len(seen),), float("-inf"))
         own_wrong[batch.has_wrong] = scale * (seen[batch.has_wrong] * wrong).sum(1)
         pair = matched_pairs(scale * seen @ captions.T, own_wrong, batch.also_true)
         anchors, places = _unit(model.objects), _unit(model.grounds)
@@ -173,16 +190,18 @@ class OchreClip:
         found = one_of_bank(scale * seen @ anchors.T, batch.shown)
         stood = one_of_bank(scale * seen @ places.T, batch.ground)
         meant = F.cross_entropy(scale * names @ anchors.T, batch.named)
-        meant = meant + F.cross_entropy(scale * grounds @ places.T, torch.arange(len(places)))
-        total = pair + name + found + meant + 0.5 * (ground + stood)
-        return total, {
-            "pair": pair.item(),
-            "name": name.item(),
-            "found": found.item(),
-            "meant": meant.item(),
-            "ground": ground.item(),
-            "scale": scale.item(),
+        own_place = torch.arange(len(places), device=seen.device)
+        meant = meant + F.cross_entropy(scale * grounds @ places.T, own_place)
+        figures = {
+            "pair": pair,
+            "name": name,
+            "found": found,
+            "meant": meant,
+            "ground": ground,
+            "scale": scale,
+            "likeness": likeness(seen),
         }
+        return Loss(pair + name + found + meant + 0.5 * (ground + stood), figures)
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -365,8 +384,8 @@ def _also_true(made: list[Example]) -> Tensor:
 
 
 def _normalised(pictures: Tensor, model: Clip) -> Tensor:
-    mean = torch.tensor(model.config.mean).view(3, 1, 1)
-    std = torch.tensor(model.config.std).view(3, 1, 1)
+    mean = torch.tensor(model.config.mean, device=pictures.device).view(3, 1, 1)
+    std = torch.tensor(model.config.std, device=pictures.device).view(3, 1, 1)
     x = (pictures.float() / 255 - mean) / std
     return x.contiguous(memory_format=torch.channels_last)
 

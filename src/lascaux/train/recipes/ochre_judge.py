@@ -27,8 +27,17 @@ from lascaux.data.world.objects import objects
 from lascaux.data.world.sampling import Split, large, sample
 from lascaux.data.world.scene import draw, draw_map
 from lascaux.data.world.spoiled import SPOILS, spoil
-from lascaux.models.judge import Judge, JudgeConfig
-from lascaux.train.loop import setting
+from lascaux.models.judge import Judge, JudgeConfig, Verdict
+from lascaux.train.recipe import (
+    Loss,
+    Moment,
+    Precision,
+    Recipe,
+    Share,
+    precise,
+    restated,
+    setting,
+)
 
 
 class Batch(NamedTuple):
@@ -43,19 +52,21 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OchreJudge:
+class OchreJudge(Recipe):
     """Settings of a run; every field is a flag of `lascaux train ochre-judge`."""
 
     name: ClassVar[str] = "ochre-judge"
-    seed: int = setting(1, "decides weights and batches")
-    steps: int = setting(12_000, "of the whole run; may be changed until it cools down")
-    batch_size: int = setting(128, "pictures in a step")
-    warmup_steps: int = setting(200, "over which the learning rate rises")
-    cooldown_steps: int = setting(3500, "at the end, over which it falls to zero")
-    learning_rate: float = setting(2e-3, "of AdamW")
-    weight_decay: float = setting(0.02, "of matrices and kernels")
-    clip_norm: float = setting(5.0, "largest norm of the gradient")
-    averaging: float = setting(0.998, "decay of the averaged weights, which are kept")
+    best: ClassVar[str | None] = "+validation_objects"
+    seed: int = restated("seed", 1)
+    steps: int = restated("steps", 12_000)
+    batch_size: int = restated("batch_size", 128)
+    precision: Precision = restated("precision", "bfloat16")
+    warmup_steps: int = restated("warmup_steps", 200)
+    cooldown_steps: int = restated("cooldown_steps", 3500)
+    learning_rate: float = restated("learning_rate", 2e-3)
+    weight_decay: float = restated("weight_decay", 0.02)
+    clip_norm: float = restated("clip_norm", 5.0)
+    averaging: float = restated("averaging", 0.998)
     spoiled: float = setting(0.22, "share of pictures that show no object properly")
     easy_steps: int = setting(600, "over which large single objects give way to the rest")
     map_pixels: int = setting(96, "of a picture, drawn at random, on which the map is learnt")
@@ -70,37 +81,43 @@ class OchreJudge:
         nn.init.constant_(judge.cells[-1].bias, -9.0)  # pyright: ignore[reportArgumentType]
         return judge
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, share: Share) -> Batch:
         """Scenes of the train split and spoiled ones."""
-        rng = np.random.Generator(np.random.PCG64([self.seed, step]))
-        ease = 1 - step / self.easy_steps if self.easy_steps else 0.0
-        return make_batch(rng, "train", self.batch_size, self.spoiled, ease)
+        rng = np.random.Generator(np.random.PCG64([self.seed, share.number]))
+        ease = 1 - share.step / self.easy_steps if self.easy_steps else 0.0
+        return make_batch(rng, "train", share.size, self.spoiled, ease)
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, model: nn.Module, batch: Batch, moment: Moment) -> Loss:
         """Cross entropies of presence, background, count and the map, added."""
         assert isinstance(model, Judge)
         x = (batch.pictures.float() / 255).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
-            seen = model(x)
+        seen = model(x)
+        with precise(x.device):
+            return self._compared(model, seen, batch)
+
+    def _compared(self, model: Judge, seen: Verdict, batch: Batch) -> Loss:
         presence = F.binary_cross_entropy_with_logits(
             seen.objects.float(), batch.present.float(), reduction="none"
         )
         presence = presence.sum(1).mean()
         background = F.cross_entropy(seen.background.float(), batch.background)
         count = F.cross_entropy(seen.number.float(), batch.number)
-        where = torch.randint(batch.maps[0].numel(), (len(x), self.map_pixels))
+        where = torch.randint(
+            batch.maps[0].numel(), (len(batch.maps), self.map_pixels), device=batch.maps.device
+        )
         features = seen.features.flatten(2).transpose(1, 2)
         features = features.gather(1, where[..., None].expand(-1, -1, features.shape[2]))
         chosen = features[batch.proper].flatten(0, 1).float()
         logits = F.linear(chosen, model.classes.weight.flatten(1), model.classes.bias)
         target = batch.maps.flatten(1).gather(1, where)[batch.proper].flatten()
         pixels = F.cross_entropy(logits, target)
-        return presence + background + count + pixels, {
-            "presence": presence.item(),
-            "background": background.item(),
-            "count": count.item(),
-            "pixels": pixels.item(),
+        figures = {
+            "presence": presence,
+            "background": background,
+            "count": count,
+            "pixels": pixels,
         }
+        return Loss(presence + background + count + pixels, figures)
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
