@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import lascaux
 from lascaux.data.world import Scene, draw, objects, sample
-from lascaux.data.world.objects import digit_scans, glyph_count
+from lascaux.data.world.objects import digit_scans, glyph, glyph_count
 from lascaux.data.world.spoiled import picture, spoil
 from lascaux.data.world.wild import digit_picture, fixed_set
 from lascaux.evaluate import ochre_clip
@@ -102,6 +103,38 @@ def test_embedded_models_survive_saving(clip, tmp_path: Path):
     again = lascaux.load(tmp_path / "again")
     ids = clip.tokenizer(["a fox on a blue background", "蓝色背景上的狐狸"])
     torch.testing.assert_close(again.encode_text(ids), clip.encode_text(ids), rtol=0, atol=0)
+
+
+def test_every_font_has_two_figures_and_unseen_fonts_are_told_apart(clip, tmp_path: Path):
+    for font in ("first", "second", "third"):
+        (tmp_path / font).mkdir()
+        for thing in objects()[: 4 if font == "second" else 8]:
+            glyph(thing.index).save(tmp_path / font / f"{thing.code}.png")
+    figures = ochre_clip._other_fonts(clip, tmp_path, ("third", "absent"))
+    seen, unseen = (ochre_clip.NOTES[name] for name in ("other fonts", "fonts never seen"))
+    assert [(f.name.removeprefix("distorted, "), f.of, f.note) for f in figures] == [
+        ("first", 16, seen[0]),
+        ("first", 6, seen[1]),
+        ("second", 8, seen[0]),
+        ("second", 3, seen[1]),
+        ("third", 16, unseen[0]),
+        ("third", 6, unseen[1]),
+        ("other fonts", 24, f"{seen[0]}; mean of 2"),
+        ("other fonts", 9, f"{seen[1]}; mean of 2"),
+        ("fonts never seen", 16, f"{unseen[0]}; mean of 1"),
+        ("fonts never seen", 6, f"{unseen[1]}; mean of 1"),
+    ]
+    values = [figure.value for figure in figures]
+    assert values[6] == pytest.approx((values[0] + values[2]) / 2)
+    assert values[0] > 0.5  # these are the drawings that it was trained on
+    assert values[0] == values[4]
+
+
+def test_a_font_that_holds_one_part_alone_has_one_figure(clip, tmp_path: Path):
+    (tmp_path / "first").mkdir()
+    Image.new("RGB", (9, 5)).save(tmp_path / "first" / f"{objects()[1].code}.png")
+    notes = [figure.note for figure in ochre_clip._other_fonts(clip, tmp_path, ())]
+    assert notes == ["drawings trained on", "drawings trained on; mean of 1"]
 
 
 @pytest.mark.slow

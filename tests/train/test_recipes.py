@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import lascaux
 from lascaux.data.world import BACKGROUNDS, objects
@@ -91,6 +92,42 @@ def test_a_missing_folder_of_glyphs_is_named(tmp_path):
         ).batch(Share(0, 0, 8))
 
 
+def test_neither_an_unseen_font_nor_a_quarter_of_the_objects_is_trained_on(tmp_path, caplog):
+    shades = {"first": (255, 0, 0), "openmoji": (0, 255, 0), "second": (0, 0, 255)}
+    for font, shade in shades.items():
+        (tmp_path / font).mkdir()
+        for thing in objects()[:8]:
+            Image.new("RGB", (9, 5), shade).save(tmp_path / font / f"{thing.code}.png")
+
+    def trained_on(unseen):
+        found = ochre_clip._other_glyphs(str(tmp_path), unseen)
+        assert set(found) == {1, 2, 3, 5, 6, 7}
+        assert all(picture.mode == "RGBA" for picture in found[1])
+        return [picture.getpixel((0, 0))[:3] for picture in found[1]]
+
+    assert trained_on("") == list(shades.values())
+    assert trained_on(OchreClip().unseen_fonts) == [shades["first"], shades["second"]]
+    assert trained_on("first, second") == [shades["openmoji"]]
+    assert not ochre_clip._other_glyphs(str(tmp_path), "first,second,openmoji")
+    assert "fxemoji" in caplog.text  # a name that is not there may be a misspelt one
+
+
+def test_a_batch_draws_other_fonts_but_not_the_unseen(tmp_path):
+    for font in ("first", "second"):
+        (tmp_path / font).mkdir()
+        for thing in objects():
+            if thing.digit is None:
+                Image.new("RGB", (9, 5)).save(tmp_path / font / f"{thing.code}.png")
+
+    def pictures(**settings):
+        recipe = OchreClip(scenes=0.0, digits=0.0, easy_steps=0, **settings)
+        return recipe.batch(Share(0, 0, 6)).pictures
+
+    glyphs = str(tmp_path)
+    assert torch.equal(pictures(), pictures(glyphs=glyphs, unseen_fonts="first,second"))
+    assert not torch.equal(pictures(), pictures(glyphs=glyphs, unseen_fonts="first"))
+
+
 def test_the_judge_learns_presence_only_of_what_is_properly_there():
     rng = np.random.Generator(np.random.PCG64([0]))
     batch = make_batch(rng, "train", 32, 0.5)
@@ -107,7 +144,7 @@ def test_a_step_gives_a_finite_loss_with_gradients(recipe):
     loss = recipe.loss(model, recipe.batch(Share(0, 0, 4)), Moment(0))
     loss.value.backward()
     assert torch.isfinite(loss.value)
-    assert all(np.isfinite(float(value)) for value in loss.figures.values())
+    assert all(torch.isfinite(torch.as_tensor(value)) for value in loss.figures.values())
     without = [name for name, p in model.named_parameters() if p.grad is None]
     assert without == []
 

@@ -53,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 metavar="DIR",
                 help="glyphs of other fonts, made by tools/make_other_glyphs.py",
             )
+            command.add_argument(
+                "--unseen-fonts",
+                metavar="FONTS",
+                help="those that the model was not trained on (default: as its recipe has it)",
+            )
         command.add_argument(
             "--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)"
         )
@@ -80,6 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         from lascaux.evaluate import ochre_clip
 
+        if arguments.unseen_fonts is not None:
+            where["unseen_fonts"] = arguments.unseen_fonts
         report = ochre_clip.evaluate(model, arguments.glyphs, **where)
     print(report.to_json() if arguments.json else report.to_text())
     return 0

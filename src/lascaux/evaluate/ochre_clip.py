@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lascaux.data.world import COLOURS, objects
 from lascaux.data.world.objects import digit_scans, glyph_count
+from lascaux.data.world.other_fonts import UNSEEN, aside, drawings, listed
 from lascaux.data.world.sampling import SIZES, colour_pairs, single
 from lascaux.data.world.scene import draw
 from lascaux.data.world.wild import KINDS, fixed_set, wild
@@ -32,12 +33,21 @@ PAIR = "a {object} on a {colour} background"
 NAME = "a photo of a {}."
 DIGIT = "a handwritten digit {}"
 SEEDS = {"scenes": 0x7E57, "other_fonts": 0xF0}
+# Of objects that training keeps aside in every font but the atlas's, and of the others.
+NOTES = {
+    "other fonts": ("drawings never trained on", "drawings trained on"),
+    "fonts never seen": (
+        "font never seen, nor the object in another one",
+        "font never seen, but the object in others",
+    ),
+}
 
 
 def evaluate(
     model: str = "ochre-clip",
     glyphs: Path | None = None,
     *,
+    unseen_fonts: str = UNSEEN,
     device: str = "cpu",
     dtype: str = "float32",
 ) -> Report:
@@ -45,8 +55,9 @@ def evaluate(
 
     Args:
         model: a name, folder or hub id.
-        glyphs: a folder of other fonts' glyphs (tools/make_other_glyphs.py). The quarter of the
-            objects that training leaves aside, and the others, are figures of their own.
+        glyphs: a folder of other fonts' glyphs (tools/make_other_glyphs.py). Each font has two
+            figures: of the quarter of the objects that training leaves aside, and of the others.
+        unseen_fonts: those of them that the model was not trained on, commas between them.
         device: where to compute.
         dtype: of the weights.
 
@@ -62,7 +73,7 @@ def evaluate(
         raise Unsupported(f"{model} is a {type(clip).__name__}; this benchmark is of a CLIP")
     figures = [*_scenes(clip), *_digits(clip), *_distorted(clip)]
     if glyphs is not None:
-        figures += _other_fonts(clip, glyphs)
+        figures += _other_fonts(clip, glyphs, listed(unseen_fonts))
     settings = {
         "pair": PAIR,
         "name": NAME,
@@ -72,6 +83,7 @@ def evaluate(
         "dtype": dtype,
         "device": device,
         "glyphs": str(glyphs) if glyphs else None,
+        "unseen_fonts": listed(unseen_fonts) if glyphs else None,
     }
     return Report("ochre-clip", model, weights_hash(clip), settings, tuple(figures))
 
@@ -130,26 +142,35 @@ def _distorted(clip: Clip) -> list[Figure]:
     ]
 
 
-def _other_fonts(clip: Clip, folder: Path) -> list[Figure]:
-    figures = []
-    for font in sorted(path for path in folder.iterdir() if path.is_dir()):
+def _other_fonts(clip: Clip, folder: Path, unseen: Sequence[str]) -> list[Figure]:
+    figures: list[Figure] = []
+    together: dict[tuple[str, str], list[Tensor]] = {}
+    for font, glyphs in drawings(folder).items():
         rng = np.random.Generator(np.random.PCG64([SEEDS["other_fonts"]]))
-        for aside, note in ((True, "drawings never trained on"), (False, "drawings trained on")):
+        name = "fonts never seen" if font in unseen else "other fonts"
+        for kept, note in zip((True, False), NOTES[name], strict=True):
             pictures, truth = [], []
-            for thing in objects():
-                file = font / f"{thing.code}.png"
-                if (thing.index % 4 == 0) is not aside or not file.exists():
+            for index, other in glyphs.items():
+                if aside(index) is not kept:
                     continue
-                with Image.open(file) as opened:
-                    other = opened.convert("RGBA")
-                for kind in KINDS if aside else (KINDS[len(truth) % len(KINDS)],):
-                    drawn = wild(rng, thing.index, kind, artist=lambda _, other=other: other)
-                    pictures.append(drawn)
-                    truth.append(thing.index)
+                for kind in KINDS if kept else (KINDS[len(truth) % len(KINDS)],):
+                    pictures.append(wild(rng, index, kind, artist=lambda _, other=other: other))
+                    truth.append(index)
             if truth:
                 right = _named(clip, pictures, truth)
-                figures.append(_share(f"distorted, {font.name}", right, note))
+                figures.append(_share(f"distorted, {font}", right, note))
+                together.setdefault((name, note), []).append(right)
+    for name, notes in NOTES.items():
+        for note in notes:
+            if rights := together.get((name, note)):
+                figures.append(_average(f"distorted, {name}", rights, note))
     return figures
+
+
+def _average(name: str, rights: Sequence[Bool[Tensor, " _"]], note: str) -> Figure:
+    """The mean of the fonts' shares: each counts alike, whether it draws many objects or few."""
+    share = sum(right.float().mean().item() for right in rights) / len(rights)
+    return Figure(name, share, sum(map(len, rights)), note=f"{note}; mean of {len(rights)}")
 
 
 def _named(clip: Clip, pictures: Sequence[Image.Image], truth: Sequence[int]) -> Bool[Tensor, " b"]:

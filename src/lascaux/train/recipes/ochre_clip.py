@@ -31,6 +31,7 @@ from lascaux.data.world import wild
 from lascaux.data.world.backgrounds import BACKGROUNDS
 from lascaux.data.world.language import background_prompt, caption, name_prompt
 from lascaux.data.world.objects import digit_scans, glyph, glyph_count, objects
+from lascaux.data.world.other_fonts import UNSEEN, aside, drawings, listed
 from lascaux.data.world.sampling import colour_pairs, large, pairs, place_pairs, sample, single
 from lascaux.data.world.scene import Scene, Thing, draw
 from lascaux.errors import BadInput
@@ -89,6 +90,7 @@ class OchreClip(Recipe):
     best: ClassVar[str | None] = "+validation_pair"
     image_size: int = setting(64, "side of a picture in pixels, a multiple of 16")
     glyphs: str = setting("", "folder of other fonts' glyphs (tools/make_other_glyphs.py)")
+    unseen_fonts: str = setting(UNSEEN, "of these, never trained on; commas between them")
     steps: int = restated("steps", 5000)
     batch_size: int = restated("batch_size", 128)
     precision: Precision = restated("precision", "bfloat16")
@@ -274,7 +276,7 @@ class OchreClip(Recipe):
         else:
             index = int(rng.integers(len(objects())))
             distortion = wild.KINDS[rng.integers(len(wild.KINDS))]
-            artist = _artist(self.glyphs, index, rng)
+            artist = _artist(self.glyphs, self.unseen_fonts, index, rng)
             side = round(self.image_size * rng.uniform(1.0, 1.4))
             picture = wild.wild(rng, index, distortion, side, artist=artist)
         text = name_prompt(objects()[index], rng, self._language(rng))
@@ -310,23 +312,21 @@ def tokenizer() -> ClipTokenizer:
 
 
 @cache
-def _other_glyphs(folder: str) -> dict[int, tuple[Image.Image, ...]]:
-    """Glyphs of other fonts by object; of each font a quarter of the objects is kept aside."""
-    path = Path(folder)
-    if not path.is_dir():
-        raise BadInput(f"no folder {folder}: make it with tools/make_other_glyphs.py")
+def _other_glyphs(folder: str, unseen: str) -> dict[int, tuple[Image.Image, ...]]:
+    """Glyphs of other fonts by object, without what is kept for testing."""
+    fonts = drawings(Path(folder))
+    if absent := sorted(set(listed(unseen)) - fonts.keys()):
+        log.warning("not among the fonts of %s: %s", folder, ", ".join(absent))
     found: dict[int, list[Image.Image]] = {}
-    for font in sorted(p for p in path.iterdir() if p.is_dir()):
-        for thing in objects():
-            file = font / f"{thing.code}.png"
-            if thing.index % 4 and file.exists():
-                with Image.open(file) as picture:
-                    found.setdefault(thing.index, []).append(picture.convert("RGBA"))
+    for font, pictures in fonts.items():
+        for index, picture in pictures.items():
+            if font not in listed(unseen) and not aside(index):
+                found.setdefault(index, []).append(picture)
     return {index: tuple(pictures) for index, pictures in found.items()}
 
 
-def _artist(folder: str, index: int, rng: np.random.Generator) -> wild.Draw:
-    choice = _other_glyphs(folder).get(index, ()) if folder else ()
+def _artist(folder: str, unseen: str, index: int, rng: np.random.Generator) -> wild.Draw:
+    choice = _other_glyphs(folder, unseen).get(index, ()) if folder else ()
     if not choice or rng.random() < 0.5:
         return glyph
     picture = choice[rng.integers(len(choice))]
