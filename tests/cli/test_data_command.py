@@ -220,7 +220,7 @@ def test_info_tells_what_there_is(data, photos):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["data"], "name a command: info, check, pack"),
+        (["data"], "name a command: info, check, pack, prepare"),
         (["data", "info", "x", "--kind", "zip"], "--kind zip: expected one of folder"),
         (["data", "check", "x", "--smallest", "0"], "smallest is 0; expected 1"),
         (["data", "pack", "x", "y", "--quality", "101"], "quality is 101; expected 1 to 100"),

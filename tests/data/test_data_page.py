@@ -24,12 +24,15 @@ def test_the_examples_run(tmp_path, monkeypatch, png):
     }
     (tmp_path / "annotations" / "captions_val2017.json").write_text(json.dumps(content))
     monkeypatch.chdir(tmp_path)
-    opening, loading = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    opening, loading, preparing = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     loading = loading.replace("size=224", "size=8").replace("workers=2", "workers=0")
     names: dict = {}
     exec(opening, names)
     assert names["record"].captions == ("picture 17",)
     exec(f"{loading}    break\n", names)
     assert names["batch"]["picture"].shape == (256, 3, 8, 8)
+    assert len(names["batch"]["caption"]) == 256
+    exec(f"{preparing}    break\n", names)
+    assert names["batch"]["features"].shape == (256, 256)
     assert len(names["batch"]["caption"]) == 256
     assert names["state"] == {"seed": 0, "epoch": 1, "position": 0, "world_size": 1}

@@ -224,3 +224,17 @@ def test_wrong_shapes_are_refused_either_way(monkeypatch, layer):
         monkeypatch.setenv("LASCAUX_LINEAR", way)
         with torch.no_grad(), pytest.raises(RuntimeError):
             linear(torch.randn(20, 47), layer.weight, layer.bias)
+
+
+@onednn
+def test_a_settled_way_is_taken_unless_the_environment_says_another(monkeypatch):
+    monkeypatch.delenv("LASCAUX_LINEAR", raising=False)
+    measured = chosen_way(torch.float32)
+    for way, other in (("torch", "onednn"), ("onednn", "torch")):
+        with module.settled(way):
+            assert chosen_way(torch.float32) == way
+            with monkeypatch.context() as patch:
+                patch.setenv("LASCAUX_LINEAR", other)
+                assert chosen_way(torch.float32) == other
+            assert chosen_way(torch.float16) == "torch"
+    assert chosen_way(torch.float32) == measured

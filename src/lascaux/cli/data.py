@@ -1,4 +1,4 @@
-"""`lascaux data`: look through sets of pictures, and pack them for training."""
+"""`lascaux data`: look through sets of pictures, pack and prepare them for training."""
 
 import argparse
 from collections import Counter
@@ -8,23 +8,27 @@ from typing import Any
 
 from lascaux.cli.flags import HelpPages, WrongUse, add_flags, options_from
 from lascaux.cli.progress import progress, say
-from lascaux.tasks.options import CheckOptions, PackOptions, SourceOptions
+from lascaux.tasks.options import CheckOptions, PackOptions, PrepareOptions, SourceOptions
 
 _EXAMPLES = """\
 examples:
   lascaux data info annotations/captions_val2017.json
   lascaux data check photos/
   lascaux data pack 'train-{000..012}.tar' packed/ --size 256
+  lascaux data prepare photos/ prepared/ --model ViT-B/32 --views 8
 
 SOURCE is a folder of pictures, with class folders or with name.txt beside
 name.jpg; a CSV, TSV, JSONL or Parquet table; COCO's captions; WebDataset tars; or
-what `lascaux data pack` wrote.
+what `lascaux data pack` wrote. `info` and `check` also read what `prepare` wrote.
 """
+_OPTIONS = {"check": CheckOptions, "pack": PackOptions, "prepare": PrepareOptions}
 _SHOWN = 3  # examples of each finding
 _COMMANDS = {
     "info": "tell what a source of records is, and what it holds",
     "check": "find broken, repeated, tiny and unusual pictures; exit 1 if one is broken",
     "pack": "write Parquet files that are read at random; goes on where it was killed",
+    "prepare": "write what a frozen model answers, once for all epochs; goes on where it was "
+    "killed",
 }
 
 
@@ -41,13 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             allow_abbrev=False,
         )
         command.add_argument("source", metavar="SOURCE", help="folder, file or pattern in quotes")
-        if name == "pack":
+        if name in ("pack", "prepare"):
             command.add_argument("out", metavar="OUT", help="folder to write")
         command.add_argument("--json", action="store_true", help="print the result as JSON")
-        if name == "check":
-            add_flags(command.add_argument_group("options"), CheckOptions)
-        if name == "pack":
-            add_flags(command.add_argument_group("options"), PackOptions)
+        if name in _OPTIONS:
+            add_flags(command.add_argument_group("options"), _OPTIONS[name])
         add_flags(command.add_argument_group("how the source is read"), SourceOptions)
 
 
@@ -56,7 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.command:
         raise WrongUse(f"name a command: {', '.join(_COMMANDS)}")
     reading = options_from(arguments, SourceOptions)
-    return {"info": _info, "check": _check, "pack": _pack}[arguments.command](arguments, reading)
+    do = {"info": _info, "check": _check, "pack": _pack, "prepare": _prepare}
+    return do[arguments.command](arguments, reading)
 
 
 def _info(arguments: argparse.Namespace, reading: SourceOptions) -> int:
@@ -74,6 +77,8 @@ def _info(arguments: argparse.Namespace, reading: SourceOptions) -> int:
         "first": {"key": source.key(0), "captions": list(captions[0])},
         "notes": list(source.notes),
     }
+    if source.kind == "prepared":
+        told["prepared"] = _prepared(source)
     if arguments.json:
         _print_json(told)
         return 0
@@ -84,6 +89,7 @@ def _info(arguments: argparse.Namespace, reading: SourceOptions) -> int:
         ("captions", f"{told['captions']:,} of {told['with_captions']:,} records"),
         ("classes", _classes(told["classes"])),
         ("first", "; ".join((told["first"]["key"], *captions[0]))),
+        *_feature_lines(told.get("prepared")),
         *(("note", note) for note in source.notes),
     ]
     for name, text in lines:
@@ -92,11 +98,47 @@ def _info(arguments: argparse.Namespace, reading: SourceOptions) -> int:
     return 0
 
 
+def _prepared(source: Any) -> dict[str, Any]:
+    """What a folder of features tells of itself, and its size."""
+    told = {k: v for k, v in source.manifest.items() if k not in ("shards", "finished", "classes")}
+    shards = source.manifest["shards"]
+    told["files"] = sum(bool(shard["file"]) for shard in shards)
+    told["bytes"] = sum(shard["bytes"] for shard in shards)
+    told["skipped"] = [one for shard in shards for one in shard["skipped"]]
+    return told
+
+
+def _feature_lines(told: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if told is None:
+        return []
+    settings, length = told["settings"], told["shape"][0]
+    if told["kind"] == "tokens":
+        where = " x ".join(map(str, told["grid"])) if told["grid"] else length
+        form = f"{where} tokens of {told['codes']:,} codes, {told['dtype']}"
+    else:
+        form = f"embeddings of {length} numbers, {told['dtype']}"
+    how = settings["augmentation"]
+    views = f"{settings['views']}"
+    if how is not None:
+        low, high = how["area"]
+        views += f": as it is, and cut-outs of {low:g} to {high:g} of the picture"
+        views += f", mirrored by a chance of {how['flip']:g}, seed {settings['seed']}"
+    return [
+        ("features", form),
+        ("views", views),
+        ("model", f"{told['model'] or 'unnamed'}, weights {told['weights'][:12]}"),
+        ("prepared", f"from {told['source']} ({told['source_kind']})"),
+        ("size", f"{told['bytes'] / 1e6:,.1f} MB in {_files(told['files'])}"),
+    ]
+
+
 def _check(arguments: argparse.Namespace, reading: SourceOptions) -> int:
     options = options_from(arguments, CheckOptions)
     from lascaux.tasks.check import check
 
     source = _opened(arguments.source, reading, absent="keep")
+    if source.kind == "prepared":
+        return _check_files(source, as_object=arguments.json)
     with progress() as show:
         found = check(source, options, show)
     if arguments.json:
@@ -132,10 +174,37 @@ def _pack(arguments: argparse.Namespace, reading: SourceOptions) -> int:
     options = options_from(arguments, PackOptions)
     from lascaux.tasks.pack import pack
 
-    source = _opened(arguments.source, reading, absent="keep")
+    source = _with_pictures(_opened(arguments.source, reading, absent="keep"))
     with progress() as show:
         done = pack(source, arguments.out, options, show)
-    if arguments.json:
+    return _report(done, as_object=arguments.json)
+
+
+def _prepare(arguments: argparse.Namespace, reading: SourceOptions) -> int:
+    options = options_from(arguments, PrepareOptions)
+    from lascaux.tasks.prepare import prepare
+
+    source = _with_pictures(_opened(arguments.source, reading, absent="keep"))
+    with progress() as show:
+        done = prepare(source, arguments.out, None, options, show)
+    return _report(done, as_object=arguments.json)
+
+
+def _check_files(source: Any, *, as_object: bool) -> int:
+    """There are no pictures to look at: whether the files are those that were written."""
+    damaged = source.damaged()
+    if as_object:
+        told = {"source": str(source.path), "kind": source.kind, "records": len(source)}
+        _print_json({**told, "damaged": damaged})
+    else:
+        print(f"{source.path}: {source.kind}, {len(source):,} records")
+        print(f"  damaged files: {', '.join(damaged)}" if damaged else "  nothing to remark")
+    return 1 if damaged else 0
+
+
+def _report(done: Any, *, as_object: bool) -> int:
+    """Tell of a folder that was filled."""
+    if as_object:
         from dataclasses import asdict
 
         _print_json(asdict(done))
@@ -144,12 +213,15 @@ def _pack(arguments: argparse.Namespace, reading: SourceOptions) -> int:
     if len(done.skipped) > _SHOWN:
         say(f"left out: {len(done.skipped):,} in all; {done.out}/manifest.json lists them")
     say(
-        f"wrote {done.out}: {done.records:,} records in {done.shards} "
-        f"{'file' if done.shards == 1 else 'files'}, "
+        f"wrote {done.out}: {done.records:,} records in {_files(done.shards)}, "
         f"{done.bytes / 1e6:,.1f} MB"
         + (f", {done.shards - done.written} from before" if done.shards > done.written else "")
     )
     return 1 if done.skipped else 0
+
+
+def _files(count: int) -> str:
+    return f"{count:,} {'file' if count == 1 else 'files'}"
 
 
 def _opened(path: str, reading: SourceOptions, *, absent: str = "refuse") -> Any:
@@ -167,6 +239,17 @@ def _opened(path: str, reading: SourceOptions, *, absent: str = "refuse") -> Any
         absent=absent,  # pyright: ignore[reportArgumentType]
         index_folder=cache_folder() / "indexes",
     )
+
+
+def _with_pictures(source: Any) -> Any:
+    from lascaux.errors import BadInput
+
+    if source.kind == "prepared":
+        raise BadInput(
+            f"{source.path} holds features and no pictures; name what it was prepared from, "
+            f"{source.prepared_from}"
+        )
+    return source
 
 
 def _classes(counts: dict[str, int]) -> str:

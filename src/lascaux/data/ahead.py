@@ -3,7 +3,7 @@
 import atexit
 import signal
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -16,7 +16,7 @@ Made = TypeVar("Made")
 
 def made_ahead(
     make: Callable[[Item], Made], items: Iterable[Item], workers: int, *, ahead: int = 2
-) -> Iterator[Made]:
+) -> Generator[Made, None, None]:
     """What `make` gives for each item, in the items' order.
 
     Args:

@@ -146,6 +146,11 @@ class Part(Source):
         """Of the whole."""
         return self.whole.label(int(self.indices[index]))
 
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        return self.whole[int(self.indices[index])]  # which may have more than a picture
+
     def told(self) -> Iterable[str | bytes]:
         """The whole's fingerprint, and the indices."""
         return self.whole.fingerprint, self.indices.astype("<i8").tobytes()
@@ -193,6 +198,13 @@ class StringLists:
         lists = list(lists)
         self.ends = np.cumsum([0, *map(len, lists)], dtype=np.int64)
         self.strings = Strings(text for one in lists for text in one)
+
+    @classmethod
+    def of_arrays(cls, ends: np.ndarray, strings: Strings) -> "StringLists":
+        """What `ends` and `strings` were."""
+        made = cls(())
+        made.ends, made.strings = ends, strings
+        return made
 
     def __len__(self) -> int:
         return len(self.ends) - 1

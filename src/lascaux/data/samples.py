@@ -1,5 +1,6 @@
 """From a record to what a model learns from."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -44,19 +45,7 @@ class Samples:
             BadText: a caption is asked for, and there is none.
             BadInput: likewise of a label.
         """
-        # Drawn first, so that the rest does not depend on which parts are asked for.
-        drawn = rng.integers(max(1, len(record.captions)))
-        sample: dict[str, Any] = {}
-        if "caption" in self.parts:
-            if not record.captions:
-                raise BadText("it has no caption")
-            sample["caption"] = record.captions[drawn]
-        if "label" in self.parts:
-            if record.label is None:
-                raise BadInput("it has no class")
-            sample["label"] = record.label
-        if "key" in self.parts:
-            sample["key"] = record.key
+        sample = said_of(record, self.parts, rng)
         if "picture" in self.parts:
             if isinstance(self.how, Augmentation):
                 image = self.how(record.image(), rng)
@@ -64,3 +53,27 @@ class Samples:
                 image = to_square(record.image(self.how.reading), self.how)
             sample["picture"] = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
         return sample
+
+
+def said_of(record: Record, parts: Iterable[str], rng: np.random.Generator) -> dict[str, Any]:
+    """What a sample has besides its picture or features: of `parts`, caption, label and key.
+
+    The generator gives one number, whatever is asked for, so that the rest is drawn alike.
+
+    Raises:
+        BadText: a caption is asked for, and there is none.
+        BadInput: likewise of a label.
+    """
+    drawn = rng.integers(max(1, len(record.captions)))
+    sample: dict[str, Any] = {}
+    if "caption" in parts:
+        if not record.captions:
+            raise BadText("it has no caption")
+        sample["caption"] = record.captions[drawn]
+    if "label" in parts:
+        if record.label is None:
+            raise BadInput("it has no class")
+        sample["label"] = record.label
+    if "key" in parts:
+        sample["key"] = record.key
+    return sample

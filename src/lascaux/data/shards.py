@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lascaux.data.manifest import read_manifest, whole_shards
 from lascaux.data.records import Source
 from lascaux.data.tables import (
     CLASS_COLUMNS,
@@ -25,7 +26,6 @@ from lascaux.data.tables import (
 )
 from lascaux.errors import BadInput, BadPicture, MissingExtra
 
-MANIFEST = "manifest.json"
 FORMAT = "lascaux-pack-1"
 ABOUT = b"lascaux"  # the name of our entry in a file's metadata
 
@@ -218,47 +218,8 @@ def packed_shards(folder: Path) -> ParquetShards:
         BadInput: the packing was not finished, a shard is missing or of another size, or the
             manifest is none.
     """
-    manifest = read_manifest(folder)
-    if not manifest["finished"]:
-        raise BadInput(
-            f"{folder} is not finished: {len(manifest['shards'])} shards are written; give the "
-            "command of `lascaux data pack` again, and it goes on"
-        )
-    shards = [shard for shard in manifest["shards"] if shard["file"]]
-    for shard in shards:
-        file = folder / shard["file"]
-        size = file.stat().st_size if file.is_file() else -1
-        if size != shard["bytes"]:
-            what = "is missing" if size < 0 else f"has {size:,} bytes"
-            raise BadInput(
-                f"{file} {what}; the manifest says {shard['bytes']:,}: copy it again, or pack anew"
-            )
+    shards = whole_shards(folder, read_manifest(folder, FORMAT), "lascaux data pack")
     return ParquetShards(folder, [folder / shard["file"] for shard in shards], kind="pack")
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a packing wrote of itself.
-
-    Raises:
-        BadInput: it is missing, or something else.
-    """
-    file = folder / MANIFEST
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"cannot read {file}: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise BadInput(f"{file} is no manifest of {FORMAT}; name another folder")
-    return content
-
-
-def is_packed(folder: Path) -> bool:
-    """Whether a folder has a manifest of ours."""
-    try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def has_bytes(file: Path, picture_column: str | None = None) -> bool:

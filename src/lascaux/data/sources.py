@@ -15,8 +15,10 @@ from lascaux.data.folders import (
     has_captions_beside,
 )
 from lascaux.data.labelled import pictures_below, shown
+from lascaux.data.manifest import format_of
+from lascaux.data.prepared import PreparedFeatures
 from lascaux.data.records import Source
-from lascaux.data.shards import ParquetShards, has_bytes, is_packed, packed_shards
+from lascaux.data.shards import ParquetShards, has_bytes, packed_shards
 from lascaux.data.tables import coco_pictures, is_coco, table_pictures
 from lascaux.data.tars import TarShards, shards_of
 from lascaux.errors import BadInput
@@ -33,6 +35,7 @@ Kind = Literal[
     "parquet",
     "webdataset",
     "pack",
+    "prepared",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -41,6 +44,11 @@ _TABLES = tuple(
     f"{name}.{suffix}"
     for name in ("metadata", "captions")
     for suffix in ("jsonl", "csv", "tsv", "parquet", "json")
+)
+# Of folders that have a manifest: a version that is not read is still one of these.
+_FORMAT_KINDS: tuple[tuple[str, Kind], ...] = (
+    ("lascaux-pack-", "pack"),
+    ("lascaux-prepared-", "prepared"),
 )
 _SUFFIX_KINDS: dict[str, Kind] = {
     ".csv": "csv",
@@ -94,6 +102,8 @@ def open_source(
     source: Source
     if kind == "pack":
         source = packed_shards(path)
+    elif kind == "prepared":
+        source = PreparedFeatures(path)
     elif kind == "webdataset":
         place = None if index_folder is None else Path(index_folder)
         source = TarShards(path, _files(path, ".tar"), place)
@@ -127,8 +137,8 @@ def open_source(
 def recognised(path: Path) -> Kind:
     """The kind of source that lies at a path.
 
-    A folder is, in this order: one that `lascaux data pack` wrote; one with a table called
-    `metadata` or `captions`; tars; Parquet files; pictures with text files beside them; two
+    A folder is, in this order: one that `lascaux data pack` or `prepare` wrote; one with a table
+    called `metadata` or `captions`; tars; Parquet files; pictures with text files beside them; two
     subfolders or more that all hold pictures, where none lies above them (classes); and else a
     folder of pictures. One whose subfolders are no classes must be named as "folder".
 
@@ -151,8 +161,10 @@ def recognised(path: Path) -> Kind:
 
 
 def _folder_kind(path: Path) -> Kind:
-    if is_packed(path):
-        return "pack"
+    told = format_of(path) or ""
+    for beginning, kind in _FORMAT_KINDS:
+        if told.startswith(beginning):
+            return kind
     names = os.listdir(path)
     table = _table_in(path)
     if table is not None:

@@ -14,6 +14,8 @@ changed by way of `.data` or of NumPy, which torch does not count: call `forget_
 import math
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -81,7 +83,26 @@ def chosen_way(dtype: torch.dtype) -> Way:
         return "torch"
     if wish == "onednn":
         return "onednn"
+    if _SETTLED:
+        return _SETTLED[-1]
     return "onednn" if onednn_gain(dtype) >= _PAYS else "torch"
+
+
+_SETTLED: list[Way] = []
+
+
+@contextmanager
+def settled(way: Way) -> Iterator[None]:
+    """Meanwhile products take this way, if it is there and the environment says no other.
+
+    For work that is done in several goes and must give the same bits: two measurements of nearly
+    equal ways may differ.
+    """
+    _SETTLED.append(way)
+    try:
+        yield
+    finally:
+        _SETTLED.pop()
 
 
 @cache

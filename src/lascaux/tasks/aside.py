@@ -1,11 +1,14 @@
 """Writing a file so that nobody ever sees it half-written."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lascaux.errors import BadInput
+
+_MAKE_ROOM = "; make room, and give the same command again: what is finished stays"
 
 
 @contextmanager
@@ -25,6 +28,7 @@ def written_aside(path: str | Path) -> Iterator[Path]:
         yield part
         part.replace(path)
     except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror or error}") from error
+        advice = _MAKE_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise BadInput(f"cannot write {path}: {error.strerror or error}{advice}") from error
     finally:
         part.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from lascaux.errors import BadInput, BadPicture, Unsupported
 from lascaux.images.preprocess import Preprocessing, normalise, pixels, square_pixels
@@ -95,7 +95,7 @@ def stream_features(
                     found.append((picture, None))
             rows: Iterator[Tensor] = iter(())
             if squares:
-                rows = iter(_encode_pixels(model, torch.stack(squares).float() / 255, how))
+                rows = iter(encode_pixels(model, torch.stack(squares).float() / 255, how))
             for picture, error in found:
                 yield picture, error or next(rows)
     finally:
@@ -119,7 +119,7 @@ def image_features(
     """Unit embeddings (float32, on the CPU) of the pictures that could be read, and the others."""
     how = replace(model.config.preprocessing, reading=reading)
     x, failures = pixels(pictures, how)
-    return _encode_pixels(model, x, how), failures
+    return encode_pixels(model, x, how), failures
 
 
 def text_features(
@@ -146,18 +146,19 @@ def text_features(
     return F.normalize(sums.index_add_(0, owners, _encode_ids(model, rows)), dim=-1)
 
 
-def _encode_pixels(
+def encode_pixels(
     model: Clip, x: Float[Tensor, "b 3 y x"], how: Preprocessing
 ) -> Float[Tensor, "b e"]:
+    """Unit embeddings (float32, on the CPU) of prepared pictures in [0, 1], not yet normalised."""
     if not len(x):
         return torch.zeros(0, model.config.embed_width)
-    with _evaluating(model):
+    with evaluating(model):
         x = normalise(x.to(model.device), how.mean, how.std).to(model.dtype)
         return F.normalize(model.encode_image(x).float(), dim=-1).cpu()
 
 
 def _encode_ids(model: Clip, ids: Tensor) -> Float[Tensor, "b e"]:
-    with _evaluating(model):
+    with evaluating(model):
         batches = [
             F.normalize(model.encode_text(batch.to(model.device)).float(), dim=-1).cpu()
             for batch in ids.split(TEXT_BATCH)
@@ -166,7 +167,7 @@ def _encode_ids(model: Clip, ids: Tensor) -> Float[Tensor, "b e"]:
 
 
 @contextmanager
-def _evaluating(model: Clip) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Without gradients, and with batch norm as it is used, whatever state the model is in."""
     training = model.training
     try:

@@ -133,7 +133,7 @@ class SourceOptions:
         default=None,
         metadata={
             "help": "layout: folder, classes, captioned, csv, tsv, jsonl, json, coco, parquet, "
-            "webdataset or pack; if not given, it is recognised"
+            "webdataset, pack or prepared; if not given, it is recognised"
         },
     )
     pictures: str | None = field(
@@ -206,3 +206,57 @@ class PackOptions:
                 raise BadInput(f"{name} is {getattr(self, name)}; expected {least} to {most}")
         if self.size is not None and self.size < 1:
             raise BadInput(f"size is {self.size}; expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """How the answers of a frozen model are computed once for all epochs.
+
+    Raises:
+        BadInput: a value out of its range.
+    """
+
+    model: str = _as_classify("model")
+    views: int = field(
+        default=1,
+        metadata={
+            "metavar": "K",
+            "help": "of each picture: one as the model was published to see it, and K - 1 cut-outs "
+            "by chance",
+        },
+    )
+    seed: int = field(default=0, metadata={"help": "of the cut-outs"})
+    augment_area: tuple[float, float] = field(
+        default=(0.9, 1.0),
+        metadata={"metavar": "X", "help": "a cut-out's share of the picture, from and to"},
+    )
+    augment_flip: float = field(
+        default=0.5, metadata={"help": "the chance of a cut-out to be mirrored"}
+    )
+    numbers: Literal["float16", "float32"] = field(
+        default="float16", metadata={"help": "number format that embeddings are written in"}
+    )
+    reading: Literal["photo", "official"] = _as_classify("reading")
+    device: str = _as_classify("device")
+    dtype: Dtype = _as_classify("dtype")  # noqa: RUF009  # it gives a field
+    batch_size: int = field(default=32, metadata={"help": "pictures that the model takes at once"})
+    shard_size: int = field(default=1024, metadata={"metavar": "N", "help": "records of a file"})
+    workers: int = field(
+        default=2,
+        metadata={"help": "processes that read while the model works; 0 reads in this one"},
+    )
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("views", 1, 1 << 10),
+            ("seed", 0, (1 << 63) - 1),
+            ("augment_flip", 0, 1),
+            ("batch_size", 1, 1 << 20),
+            ("shard_size", 1, 1 << 24),
+            ("workers", 0, 1024),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise BadInput(f"{name} is {getattr(self, name)}; expected {least} to {most}")
+        low, high = self.augment_area
+        if not 0 < low <= high <= 1:
+            raise BadInput(f"augment_area is {low} {high}; expected 0 < from <= to <= 1")

@@ -1,34 +1,29 @@
 """Writing records into Parquet files that are read at random, and quickly copied.
 
-Which records a file holds follows from its number alone, so that files can be made by several
-processes and in any order. A file is written aside and renamed; the manifest, rewritten after each,
-tells which are finished. A packing that was killed goes on with those that are not.
+A packing that was killed goes on with the files that are missing: see `resumable`.
 """
 
-import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from PIL import Image
 
 from lascaux.data.ahead import made_ahead
+from lascaux.data.manifest import sha256_of
 from lascaux.data.records import Record, Source
-from lascaux.data.shards import ABOUT, FORMAT, MANIFEST, is_packed, read_manifest
+from lascaux.data.shards import ABOUT, FORMAT
 from lascaux.errors import BadInput, MissingExtra
 from lascaux.tasks.aside import written_aside
 from lascaux.tasks.options import PackOptions
 from lascaux.tasks.results import Failed
-
-Progress = Callable[[str, int, int], None]
+from lascaux.tasks.resumable import Progress, shard_folder
 
 _GROUP_BYTES = 1 << 18  # of pictures; what reading one record costs at most, or one picture
 _GROUP_RECORDS = 64
-_WAIT = 10  # seconds; processes of a packing that was killed end a little later than it
 
 
 @dataclass(frozen=True)
@@ -65,83 +60,16 @@ def pack(
         "settings": {k: v for k, v in asdict(options).items() if k != "workers"},
         "classes": list(source.classes),
     }
-    manifest = _begun(out, about)
-    try:
-        with FileLock(out / ".lock", timeout=_WAIT):
-            return _packed(source, out, options, manifest, progress)
-    except Timeout as error:
-        raise BadInput(f"another process is packing into {out}; wait for it") from error
-
-
-def _begun(out: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """The manifest that is there, or an empty one."""
-    if out.exists() and not out.is_dir():
-        raise BadInput(f"{out} is a file; name a folder to write to")
-    if not is_packed(out):
-        left = [p.name for p in out.iterdir() if p.name != ".lock"] if out.is_dir() else []
-        if left:
-            raise BadInput(f"{out} holds other files ({left[0]}); name a new folder")
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadInput(f"cannot make the folder {out}: {error.strerror}") from error
-        return {**about, "finished": False, "shards": []}
-    manifest = read_manifest(out)
-    changed = [name for name in ("fingerprint", "settings") if manifest[name] != about[name]]
-    if changed:
-        what = "other records" if changed[0] == "fingerprint" else "other settings"
-        raise BadInput(
-            f"{out} was begun with {what} ({manifest['source']}, {manifest['settings']}); name a "
-            "new folder, or delete this one"
-        )
-    return manifest
-
-
-def _packed(
-    source: Source,
-    out: Path,
-    options: PackOptions,
-    manifest: dict[str, Any],
-    progress: Progress | None,
-) -> Packed:
-    for left in out.glob(".*.part"):  # of a process that was killed
-        left.unlink()
-    shards = {
-        shard["number"]: shard
-        for shard in manifest["shards"]
-        if not shard["file"] or _size(out / shard["file"]) == shard["bytes"]
-    }
-    numbers = range(-(-len(source) // options.shard_size))
-    missing = [number for number in numbers if number not in shards]
-
-    def note(finished: bool) -> None:
-        manifest["shards"] = [shards[number] for number in sorted(shards)]
-        manifest["finished"] = finished
-        with written_aside(out / MANIFEST) as part:
-            part.write_text(json.dumps(manifest, ensure_ascii=True, indent=1), encoding="utf-8")
-
-    note(finished=False)
-    for shard in made_ahead(_Writer(source, out, options), missing, options.workers, ahead=1):
-        shards[shard["number"]] = shard
-        note(finished=False)
-        if progress is not None:
-            progress("files", len(shards), len(numbers))
-    skipped = tuple(Failed(**one) for n in numbers for one in shards[n]["skipped"])
-    records = sum(shard["records"] for shard in shards.values())
-    if not records:
-        raise BadInput(
-            f"none of the {len(source)} records of {source.path} can be read: "
-            f"{skipped[0].source}: {skipped[0].reason}"
-        )
-    note(finished=True)
-    return Packed(
-        out=str(out),
-        records=records,
-        shards=sum(bool(shard["file"]) for shard in shards.values()),
-        bytes=sum(shard["bytes"] for shard in shards.values()),
-        written=len(missing),
-        skipped=skipped,
-    )
+    count = -(-len(source) // options.shard_size)
+    with shard_folder(
+        out, about, count, same=("fingerprint", "settings"), doing="packing into"
+    ) as folder:
+        writer = _Writer(source, out, options)
+        for shard in made_ahead(writer, folder.missing, options.workers, ahead=1):
+            folder.add(shard)
+            if progress is not None:
+                progress("files", len(folder), count)
+        return Packed(out=str(out), **vars(folder.finish()))
 
 
 class _Writer:
@@ -160,7 +88,7 @@ class _Writer:
         file = self.out / f"part-{number:05d}.parquet"
         with written_aside(file) as part:
             records = self._write(part, first, rows)
-            size, digest = part.stat().st_size, _sha256(part)
+            size, digest = part.stat().st_size, sha256_of(part)
         return {**entry, "file": file.name, "records": records, "bytes": size, "sha256": digest}
 
     def _rows(self, number: int, skipped: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
@@ -233,15 +161,6 @@ def _groups(
         group.append(row)
         size += len(row["picture"])
     yield group
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.is_file() else -1
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _pyarrow() -> tuple[Any, Any]:
