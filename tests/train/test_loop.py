@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,49 +14,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from line import Line
+
 from lascaux.errors import BadInput, BrokenFile, TrainingStopped
 from lascaux.train import checkpoint
 from lascaux.train.checkpoint import latest
 from lascaux.train.loop import train
 from lascaux.train.options import Running
-from lascaux.train.recipe import Group, Loss, Moment, Optimiser, Recipe, Sample, Share
-
-
-@dataclass(frozen=True, kw_only=True)
-class Line(Recipe):
-    """Fit a line: a recipe small enough for a test."""
-
-    name: ClassVar[str] = "line"
-    seed: int = 3
-    steps: int = 40
-    batch_size: int = 16
-    warmup_steps: int = 5
-    cooldown_steps: int = 10
-    learning_rate: float = 0.05
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    averaging: float = 0.9
-    best: ClassVar[str | None] = "-validation_loss"
-
-    def build(self) -> nn.Module:
-        return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
-
-    def batch(self, share: Share) -> Tensor:
-        time.sleep(float(os.environ.get("SECONDS_A_STEP", "0")))
-        chance = torch.Generator().manual_seed(1000 * self.seed + share.number)
-        return torch.randn(share.size, 3, generator=chance)
-
-    def loss(self, model: nn.Module, batch: Tensor, moment: Moment) -> Loss:
-        # Noise from torch's own generator: a resumed run must draw what it would have drawn.
-        target = batch.sum(1, keepdim=True) + 0.1 * torch.randn(len(batch), 1)
-        return Loss((model(batch) - target).square().mean(), {"extra": 1.0})
-
-    def validate(self, model: nn.Module) -> dict[str, float]:
-        return {"validation_loss": float(model(torch.eye(3)).sum())}
-
-    def export(self, model: nn.Module, folder: Path, figures: dict[str, float]) -> None:
-        folder.mkdir()
-        torch.save(model.state_dict(), folder / "weights.pt")
+from lascaux.train.optimisers import Group, Optimiser
+from lascaux.train.recipe import Loss, Moment, Sample, Share
 
 
 class Refusing(Line):
@@ -118,9 +83,11 @@ def test_whatever_the_settings_a_stopped_run_ends_with_the_same_bits(tmp_path: P
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, how: signal.Signals):
     assert train(Line(), tmp_path / "whole", Running(threads=1))
     script = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from test_loop import Line, Running, train\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
         "from pathlib import Path\n"
+        "from line import Line\n"
+        "from lascaux.train.loop import train\n"
+        "from lascaux.train.options import Running\n"
         f"train(Line(), Path({str(tmp_path / 'killed')!r}), Running(threads=1, save_every=0.05))"
     )
     run = subprocess.Popen(

@@ -23,10 +23,19 @@ class Shown:
         """Show one line of metrics.jsonl."""
         if self._json:
             print(json.dumps(line), flush=True)
+        elif "preparing" in line:
+            self._prepare(line)
         elif "loss" in line and sys.stderr.isatty():
             self._progress(line)
         else:
             self._say(_text(line))
+
+    def _prepare(self, line: dict[str, Any]) -> None:
+        told = f"preparing once: {line['done']:,} of {line['of']:,} {line['preparing']}"
+        if sys.stderr.isatty():
+            print(f"\r{told}", end="\n" if line["done"] == line["of"] else "", file=sys.stderr)
+        elif line["done"] == line["of"]:
+            print(told, flush=True)
 
     def _progress(self, line: dict[str, Any]) -> None:
         if self._bar is None:

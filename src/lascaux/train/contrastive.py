@@ -17,6 +17,8 @@ def info_nce(
     texts: Float[Tensor, "b e"],
     scale: Float[Tensor, ""],
     ids: Int[Tensor, "b n"] | None = None,
+    *,
+    together: bool = True,
 ) -> Float[Tensor, ""]:
     """Symmetric InfoNCE over the whole batch (Radford et al. 2021, Figure 3).
 
@@ -25,13 +27,16 @@ def info_nce(
         texts: that belong to them, in the same order, of unit length.
         scale: what cosines are multiplied by.
         ids: of the texts; a text of the same ids is no wrong one, and is left out.
+        together: False: one process asks by itself, as in a validation.
     """
-    all_pictures, all_texts = gathered(pictures), gathered(texts)
-    own = torch.arange(len(pictures), device=pictures.device) + len(pictures) * _rank()
+    gather = gathered if together else _itself
+    all_pictures, all_texts = gather(pictures), gather(texts)
+    first = len(pictures) * _rank() if together else 0
+    own = torch.arange(len(pictures), device=pictures.device) + first
     of_texts = scale * pictures @ all_texts.T
     of_pictures = scale * texts @ all_pictures.T
     if ids is not None:
-        alike = (ids[:, None] == gathered(ids)[None]).all(2)
+        alike = (ids[:, None] == gather(ids)[None]).all(2)
         alike[torch.arange(len(own)), own] = False
         of_texts = of_texts.masked_fill(alike, float("-inf"))
         of_pictures = of_pictures.masked_fill(alike, float("-inf"))
@@ -109,6 +114,10 @@ def gathered(x: Tensor) -> Tensor:
     if _ranks() == 1:
         return x
     return _Gather.apply(x)  # pyright: ignore[reportReturnType]
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x
 
 
 class _Gather(torch.autograd.Function):

@@ -91,14 +91,14 @@ class Run:
         report: Report | None = None,
     ) -> None:
         self.recipe, self.folder, self.running, self.processes = recipe, folder, running, processes
-        self._report = report
+        self._report, self._quiet = report, 0.0
         if processes.ranks * recipe.accumulation > 1:
             _require_even(recipe, processes.ranks)
         _make(folder)
         path = checkpoint.latest(folder)
         state = checkpoint.read(path, recipe.name, recipe.settings()) if path else None
         if processes.main and state is None:
-            recipe.prepare(folder)
+            recipe.prepare(folder, progress=self._prepared)
         processes.wait()
         self._build(state)
         self.step = 0
@@ -107,6 +107,12 @@ class Run:
         self._figures: dict[str, float] = {}
         if state is not None:
             self._resume(state, path)
+
+    def _prepared(self, what: str, done: int, of: int) -> None:
+        """Tell how far what is done before the first step is; at most twice a second."""
+        if self._report is not None and (time.monotonic() > self._quiet or done == of):
+            self._quiet = time.monotonic() + 0.5
+            self._report({"step": 0, "preparing": what, "done": done, "of": of})
 
     def _build(self, state: checkpoint.State | None) -> None:
         recipe, running, processes = self.recipe, self.running, self.processes

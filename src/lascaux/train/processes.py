@@ -45,13 +45,17 @@ class Processes:
             self.device = chosen_device(device)
             return
         self._kinds = _accelerate()
-        started = dist.is_initialized()
-        self.device = torch.device(self._state(device).device)
-        self._ours = not started
-
-    def _state(self, device: str) -> Any:
+        self._ours = not dist.is_initialized()
+        # Told outright: left to itself, accelerate starts no processes where there is no GPU.
+        on_cpu = chosen_device(device).type == "cpu"
         handler = self._kinds.utils.InitProcessGroupKwargs(timeout=_PATIENCE)
-        return self._kinds.PartialState(cpu=device == "cpu", **handler.to_kwargs())
+        state = self._kinds.PartialState(cpu=on_cpu, **handler.to_kwargs())
+        self.device = torch.device(state.device)
+        if state.num_processes != self.ranks:
+            raise Unsupported(
+                f"{self.ranks} processes were started, and {state.num_processes} found each other "
+                f"on {self.device}; take --device cpu, or one process for each GPU"
+            )
 
     @property
     def main(self) -> bool:
@@ -95,10 +99,12 @@ class Processes:
         settings = utils.DistributedDataParallelKwargs(
             find_unused_parameters=True, gradient_as_bucket_view=True, comm_hook=hook
         )
-        accelerator = self._kinds.Accelerator(
-            cpu=self.device.type == "cpu", kwargs_handlers=[settings]
+        on_cpu = self.device.type == "cpu"
+        copied = self._kinds.Accelerator(cpu=on_cpu, kwargs_handlers=[settings]).prepare_model(
+            module
         )
-        return accelerator.prepare_model(module)
+        assert isinstance(copied, nn.parallel.DistributedDataParallel)
+        return copied
 
     def unsynchronised(self, module: nn.Module) -> AbstractContextManager[Any]:
         """Gradients stay with this process, as in all micro-batches of a step but the last."""

@@ -5,7 +5,7 @@ a flag of `lascaux train`; what all runs have is declared here once, and a recip
 it wants otherwise. The engine (`train/loop.py`) knows no model: it calls the methods below.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from lascaux.data.ahead import made_ahead
 from lascaux.errors import BadInput
-from lascaux.train.optimisers import Group, Optimiser, decayed_and_plain
+from lascaux.train.optimisers import Optimiser, decayed_and_plain
 from lascaux.train.options import setting
 from lascaux.train.schedules import Course, Schedule
 
+Progress = Callable[[str, int, int], None]
 Precision = Literal["float32", "bfloat16", "float16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -191,12 +192,15 @@ class Recipe:
 
     # What a recipe may have.
 
-    def prepare(self, folder: Path, *, sample: bool = False) -> float:
+    def prepare(
+        self, folder: Path, *, sample: bool = False, progress: Progress | None = None
+    ) -> float:
         """Do what must be done once before the first step, or go on with it; by one process.
 
         Args:
             folder: of the run.
             sample: do a small part of it only, to see what it costs.
+            progress: called with what is done, how much of it, and of how much.
 
         Returns:
             The share of it that was done.
@@ -256,12 +260,11 @@ def _flag(name: str) -> str:
 
 __all__ = [
     "DTYPES",
-    "Group",
     "Loss",
     "Moment",
-    "Optimiser",
     "Part",
     "Precision",
+    "Progress",
     "Recipe",
     "Sample",
     "Share",
