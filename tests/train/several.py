@@ -8,11 +8,10 @@ import torch
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from line import Deep
-
 from lascaux.train.contrastive import info_nce, sigmoid_pairs
 from lascaux.train.loop import train
 from lascaux.train.options import Running
+from line import Deep
 
 
 def contrasted(folder: Path) -> None:

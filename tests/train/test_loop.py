@@ -14,15 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from line import Line
-
 from lascaux.errors import BadInput, BrokenFile, TrainingStopped
 from lascaux.train import checkpoint
 from lascaux.train.checkpoint import latest
 from lascaux.train.loop import train
-from lascaux.train.options import Running
 from lascaux.train.optimisers import Group, Optimiser
+from lascaux.train.options import Running
 from lascaux.train.recipe import Loss, Moment, Sample, Share
+from line import Line
 
 
 class Refusing(Line):

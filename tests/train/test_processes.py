@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from line import Deep
 
 from lascaux.errors import BadInput, Unsupported
 from lascaux.train.checkpoint import latest
 from lascaux.train.contrastive import info_nce, sigmoid_pairs
 from lascaux.train.loop import train
 from lascaux.train.options import Running
+from line import Deep
 
 pytest.importorskip("accelerate")
 HERE = Path(__file__).parent
@@ -88,9 +88,7 @@ def kill_descendants(folder: Path) -> None:
             continue
 
 
-def test_two_processes_learn_what_one_learns_from_their_shares_in_turn(
-    tmp_path: Path, whole: Path
-):
+def test_two_processes_learn_what_one_learns_from_their_shares_in_turn(tmp_path: Path, whole: Path):
     assert train(Deep(accumulation=2), tmp_path, Running(threads=1, workers=0))
     torch.testing.assert_close(weights(whole), weights(tmp_path), rtol=1e-3, atol=1e-4)
 

@@ -8,9 +8,9 @@ from lascaux.data.world import BACKGROUNDS, objects
 from lascaux.data.world.objects import digit_scans
 from lascaux.errors import BadInput
 from lascaux.train.contrastive import matched_pairs, one_of_bank
+from lascaux.train.recipe import Moment, Share
 from lascaux.train.recipes import ochre_clip
 from lascaux.train.recipes.ochre_clip import Example, OchreClip
-from lascaux.train.recipe import Moment, Share
 from lascaux.train.recipes.ochre_judge import OchreJudge, make_batch
 
 
@@ -87,9 +87,9 @@ def test_training_never_sees_a_held_out_scan_or_pair(monkeypatch):
 
 def test_a_missing_folder_of_glyphs_is_named(tmp_path):
     with pytest.raises(BadInput, match="make_other_glyphs"):
-        OchreClip(
-            scenes=0.0, digits=0.0, easy_steps=0, glyphs=str(tmp_path / "no")
-        ).batch(Share(0, 0, 8))
+        OchreClip(scenes=0.0, digits=0.0, easy_steps=0, glyphs=str(tmp_path / "no")).batch(
+            Share(0, 0, 8)
+        )
 
 
 def test_neither_an_unseen_font_nor_a_quarter_of_the_objects_is_trained_on(tmp_path, caplog):

@@ -36,7 +36,9 @@ class _Lazy(argparse.ArgumentParser):
         add_flags(self.add_argument_group("what is trained"), settings)
         add_flags(self.add_argument_group("how it is run"), Running)
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
         """As always, with all flags."""
         self.fill()
         return super().parse_known_args(args, namespace)
@@ -66,7 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         recipe.add_argument("--name", default="0", help="of the run (default: 0)")
         recipe.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
         recipe.add_argument(
-            "--processes", type=int, default=1, metavar="N", help="that train together on this machine"
+            "--processes",
+            type=int,
+            default=1,
+            metavar="N",
+            help="that train together on this machine",
         )
         recipe.add_argument(
             "--dry-run", action="store_true", help="tell what it would cost, and do nothing"

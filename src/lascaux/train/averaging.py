@@ -40,7 +40,7 @@ class Average:
     def update(self, step: int) -> None:
         """Take in the weights that a step, counted from 0, has left."""
         decay = min(self.decay, (step + 1) / (step + 10))
-        torch._foreach_lerp_(*self._pairs, 1 - decay)
+        torch._foreach_lerp_(*self._pairs, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         for ours, theirs in self._counts:
             ours.copy_(theirs)
 

@@ -12,7 +12,7 @@ import os
 import random
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -134,10 +134,11 @@ def load_model_state(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 def random_state(device: torch.device) -> State:
     """The state of every generator that a process draws from."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    # The numbers of a Mersenne twister; safe files hold no arrays of numpy.
+    kind, keys, *rest = cast("tuple[str, np.ndarray, int, int, float]", np.random.get_state())
     state: State = {
         "torch": torch.get_rng_state(),
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
         "python": random.getstate(),
     }
     if device.type in ("cuda", "mps"):

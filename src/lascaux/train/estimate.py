@@ -99,6 +99,8 @@ def estimate(recipe: Recipe, folder: Path, running: Running, processes: int = 1)
         measured = guess < _LONGEST and activations < _room(trial.device)
         if measured:
             activations, guess, records = trial.measured(micro, rounds=_ROUNDS)
+    if records is not None:
+        records = round(records / share)
     trained, frozen = trial.counts()
     memory = _memory(trial.model, recipe, running, processes) | {"activations": activations}
     sizes = _memory(trial.model, recipe, replace(running, shard=False), 1)
@@ -165,9 +167,7 @@ class _Trial:
 
     def measured(self, size: int, rounds: int) -> tuple[int, float, int | None]:
         """Bytes kept for the backward pass, seconds of a micro-batch, and records of the data."""
-        recipe = replace(
-            self.recipe, batch_size=size * self.processes * self.recipe.accumulation
-        )
+        recipe = replace(self.recipe, batch_size=size * self.processes * self.recipe.accumulation)
         workers = self.running.workers if rounds > 1 else 0
         part = Part(0, ranks=self.processes, workers=workers, folder=self.folder)
         feed = recipe.feed(part)
@@ -221,9 +221,7 @@ def _counting(model: nn.Module) -> Iterator[list[int]]:
         yield total
 
 
-def _memory(
-    model: nn.Module, recipe: Recipe, running: Running, processes: int
-) -> dict[str, int]:
+def _memory(model: nn.Module, recipe: Recipe, running: Running, processes: int) -> dict[str, int]:
     share = processes if running.shard else 1
     weights = sum(t.nbytes for t in model.state_dict().values())
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)

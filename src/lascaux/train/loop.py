@@ -120,7 +120,7 @@ class Run:
         self.model = recipe.build().to(processes.device)
         if state is not None:
             checkpoint.load_model_state(self.model, state["model"])
-        # A copy that is neither sharded, compiled nor computed in parts, for looking at the average.
+        # For looking at the average: a copy that is neither sharded, compiled nor recomputed.
         apart = recipe.averaging > 0 or running.shard
         self._shown = self.model
         if apart and processes.main:
@@ -252,8 +252,8 @@ class Run:
         last = checkpoint.latest(self.folder)
         stands = f"{last.name} is whole, from before" if last else "no checkpoint is there yet"
         raise TrainingStopped(
-            f"step {self.step}: {what}; {stands}. Lower --learning-rate, lengthen --warmup-steps or "
-            f"take --precision {'bfloat16' if scaled else 'float32'}, under another --name"
+            f"step {self.step}: {what}; {stands}. Lower --learning-rate, lengthen --warmup-steps "
+            f"or take --precision {'bfloat16' if scaled else 'float32'}, under another --name"
         )
 
     def _batches(self, last: int, clock: "_Clock") -> Iterator[list[Any]]:

@@ -40,9 +40,7 @@ class Running:
     shard: bool = setting(
         False, "share weights, gradients and optimiser among processes (FSDP) instead of copies"
     )
-    compress: Compression = setting(  # noqa: RUF009  # it gives a field
-        "none", "number format in which processes exchange gradients"
-    )
+    compress: Compression = setting("none", "number format in which processes exchange gradients")
 
     def __post_init__(self) -> None:
         least = {

@@ -1,8 +1,8 @@
 """What a training run is made of: its settings, and what the engine asks of it.
 
-A recipe is a frozen dataclass derived from `Recipe`, one file each in `train/recipes`. Every field is
-a flag of `lascaux train`; what all runs have is declared here once, and a recipe states again what
-it wants otherwise. The engine (`train/loop.py`) knows no model: it calls the methods below.
+A recipe is a frozen dataclass derived from `Recipe`, one file each in `train/recipes`. Every field
+is a flag of `lascaux train`; what all runs have is declared here once, and a recipe states again
+what it wants otherwise. The engine (`train/loop.py`) knows no model: it calls the methods below.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ class Loss(NamedTuple):
     """What one turn answers for one micro-batch."""
 
     value: Tensor  # to descend; a mean over the pictures
-    figures: Mapping[str, Tensor | float] = {}  # noqa: RUF012  # what else to report; 0-d, detached
+    figures: Mapping[str, Tensor | float] = {}  # what else to report; 0-d, detached
     kept: Any = None  # for the next turn on the same micro-batch
 
 
@@ -116,11 +116,9 @@ class Recipe:
     steps: int = setting(10_000, "of the whole run; may be changed until it cools down")
     batch_size: int = setting(64, "pictures of a step, over all processes")
     accumulation: int = setting(1, "micro-batches that a step is made of")
-    precision: Precision = setting(  # noqa: RUF009  # it gives a field
-        "float32", "number format of products; weights stay in float32"
-    )
+    precision: Precision = setting("float32", "number format of products; weights stay in float32")
     learning_rate: float = setting(1e-3, "at its peak")
-    schedule: Schedule = setting("cooldown", "how the learning rate goes")  # noqa: RUF009
+    schedule: Schedule = setting("cooldown", "how the learning rate goes")
     warmup_steps: int = setting(100, "over which the learning rate rises")
     cooldown_steps: int = setting(1000, "at the end, over which `cooldown` falls")
     least_rate: float = setting(0.0, "where the learning rate ends, as a share of its peak")
@@ -149,9 +147,7 @@ class Recipe:
         }
         for name, low in least.items():
             if not low <= getattr(self, name) < float("inf"):
-                raise BadInput(
-                    f"{_flag(name)} is {getattr(self, name)}; it must be at least {low}"
-                )
+                raise BadInput(f"{_flag(name)} is {getattr(self, name)}; it must be at least {low}")
         for name in ("least_rate", "averaging", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadInput(f"{_flag(name)} is {getattr(self, name)}; expected 0 to 1")

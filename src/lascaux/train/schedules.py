@@ -91,9 +91,7 @@ class Plateau:
 
     def note(self, course: Course, value: float, *, more_is_better: bool) -> None:
         """Hear of a validation; after more than `patience` without improvement the rate falls."""
-        improved = self.best is None or (
-            value > self.best if more_is_better else value < self.best
-        )
+        improved = self.best is None or (value > self.best if more_is_better else value < self.best)
         if improved:
             self.best, self.since = value, 0
             return

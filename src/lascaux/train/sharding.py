@@ -40,8 +40,8 @@ def shard(
 ) -> list[nn.Parameter]:
     """Share the weights of a module among the processes, block by block (FSDP, second version).
 
-    Zhao et al. 2023, arXiv:2304.11277. This is what accelerate calls, too; it is called here because
-    accelerate does so on accelerators alone, and this way it is tested wherever there are two cores.
+    Zhao et al. 2023, arXiv:2304.11277. This is what accelerate calls, too; it is called here since
+    accelerate does so on GPUs alone, and this way it is tested wherever there are two cores.
 
     Returns:
         The single numbers, which cannot be shared: each process keeps them, and the caller has to

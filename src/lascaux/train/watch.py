@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: metrics.jsonl always, TensorBoard by choice, sheets, alarms."""
+"""What a run tells: metrics.jsonl always, TensorBoard by choice, sheets of samples, alarms."""
 
 import json
 import logging

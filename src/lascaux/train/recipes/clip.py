@@ -5,10 +5,11 @@
     lascaux train clip --data photos/ --model ViT-B/32 --lock  the text tower alone
 
 DATA is whatever `lascaux data info` reads, with captions. Radford et al. 2021, arXiv:2103.00020;
---objective sigmoid is SigLIP's (Zhai et al. 2023, arXiv:2303.15343); --lock is LiT (Zhai et al. 2022,
-arXiv:2111.07991): pictures keep their embeddings, which are then prepared once instead of at every
-step. That is exact where pictures are not changed by chance (--views 1); with more views, training
-draws from so many fixed cut-outs instead of making a new one each time.
+--objective sigmoid is SigLIP's (Zhai et al. 2023, arXiv:2303.15343); --lock is LiT (Zhai et al.
+2022, arXiv:2111.07991): pictures keep their embeddings, which are then prepared once instead of at
+every step. That is exact, but for their rounding to float16, where pictures are not changed by
+chance (--views 1); with more views, training draws from so many fixed cut-outs instead of making a
+new one each time.
 
 A part of the records is kept aside; on it the share of pictures that find their caption first, and
 of captions that find their picture, is measured.
@@ -110,7 +111,7 @@ class ClipTraining(Recipe):
     model: str = setting("", "begin with these weights: a name, folder or hub id")
     architecture: str = setting("small", "what to begin from nothing: small, or a published name")
     vocabulary: int = setting(8192, "tokens learnt from the captions, where nothing is begun with")
-    objective: Literal["info-nce", "sigmoid"] = setting(  # noqa: RUF009  # it gives a field
+    objective: Literal["info-nce", "sigmoid"] = setting(  # it gives a field
         "info-nce", "each pair against the batch, or by itself"
     )
     area: float = setting(0.9, "smallest share of a picture that is cut out by chance; 1: none")
@@ -141,7 +142,9 @@ class ClipTraining(Recipe):
                 f"--architecture {self.architecture}: expected small, or {', '.join(VARIANTS)}"
             )
         if self._embedded and not self.model:
-            raise BadInput("embeddings that are prepared go with the model that gave them: name it (--model)")
+            raise BadInput(
+                "embeddings that are prepared go with the model that gave them: name it (--model)"
+            )
 
     def settings(self) -> dict[str, Any]:
         """The fields, and what tells the records apart from others at the same path."""
@@ -280,7 +283,9 @@ class ClipTraining(Recipe):
         if self.model:
             loaded = _pretrained(self.model)
             clip = Clip(loaded.config)
-            clip.load_state_dict(loaded.state_dict())  # a copy: what is loaded is mapped from a file
+            clip.load_state_dict(
+                loaded.state_dict()
+            )  # a copy: what is loaded is mapped from a file
             clip.tokenizer = loaded.tokenizer
             return clip
         tokenizer = _vocabulary(self)
@@ -348,7 +353,9 @@ class ClipTraining(Recipe):
         seen, said, ids = [], [], []
         for start in range(0, len(made), _AT_ONCE):
             rows = made[start : start + _AT_ONCE]
-            batch = {key: torch.stack([row[key] for row in rows]).to(clip.device) for key in rows[0]}
+            batch = {
+                key: torch.stack([row[key] for row in rows]).to(clip.device) for key in rows[0]
+            }
             seen.append(F.normalize(self._seen(clip, batch).float(), dim=-1))
             said.append(F.normalize(clip.encode_text(batch["ids"]).float(), dim=-1))
             ids.append(batch["ids"])
