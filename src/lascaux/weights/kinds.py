@@ -10,7 +10,8 @@ from torch import nn
 from lascaux.errors import Unsupported, WrongKeys
 from lascaux.models import clip as clip_model
 from lascaux.models import judge as judge_model
-from lascaux.weights.maps import clip, clip_folder
+from lascaux.models import vqgan as vqgan_model
+from lascaux.weights.maps import clip, clip_folder, vqgan
 from lascaux.weights.published import Adopted, Published
 
 
@@ -66,6 +67,15 @@ KINDS: dict[str, Kind] = {
         hashed=lambda config: f"{config.activation} {config.norm_epsilon}",
     ),
     "judge": Kind(model=judge_model.Judge, config=judge_model.JudgeConfig),
+    "vqgan": Kind(
+        model=vqgan_model.VqGan,
+        config=vqgan_model.VqGanConfig,
+        variants=vqgan_model.VARIANTS,
+        recognises=vqgan.recognises,
+        refuses=vqgan.refuse_larger,
+        adopt=vqgan.adopt,
+        hashed=lambda config: str(config.norm_epsilon),
+    ),
 }
 
 
