@@ -10,8 +10,10 @@ from torch import nn
 from lascaux.errors import Unsupported, WrongKeys
 from lascaux.models import clip as clip_model
 from lascaux.models import judge as judge_model
+from lascaux.models import lpips as lpips_model
+from lascaux.models import patch_discriminator as discriminator_model
 from lascaux.models import vqgan as vqgan_model
-from lascaux.weights.maps import clip, clip_folder, vqgan
+from lascaux.weights.maps import clip, clip_folder, lpips, patch_discriminator, vqgan
 from lascaux.weights.published import Adopted, Published
 
 
@@ -75,6 +77,20 @@ KINDS: dict[str, Kind] = {
         refuses=vqgan.refuse_larger,
         adopt=vqgan.adopt,
         hashed=lambda config: str(config.norm_epsilon),
+    ),
+    "patch-discriminator": Kind(
+        model=discriminator_model.PatchDiscriminator,
+        config=discriminator_model.PatchDiscriminatorConfig,
+        recognises=patch_discriminator.recognises,
+        adopt=patch_discriminator.adopt,
+    ),
+    "lpips": Kind(
+        model=lpips_model.Lpips,
+        config=lpips_model.LpipsConfig,
+        variants={"vgg16": lpips_model.LpipsConfig()},
+        recognises=lpips.recognises,
+        adopt=lpips.adopt,
+        hashed=lambda config: f"{config.unit} {config.epsilon}",
     ),
 }
 
