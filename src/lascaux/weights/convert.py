@@ -15,7 +15,7 @@ from lascaux.weights.download import fetch, place_of, sha256_of
 from lascaux.weights.folder import Source
 from lascaux.weights.kinds import adopted, recognise
 from lascaux.weights.load import DTYPES, assemble, find, read
-from lascaux.weights.maps.clip import LAYOUTS, implied_activation
+from lascaux.weights.maps.clip import LAYOUTS, implied_activation, unwrapped
 from lascaux.weights.reading import Container
 from lascaux.weights.save import save
 
@@ -126,7 +126,10 @@ def convert(
         card=_card(model, name, out.name, sources, ours.layout),
     )
     a_clip = isinstance(model, Clip)
-    implied = implied_activation(published.tensors.keys(), LAYOUTS[ours.layout]) if a_clip else None
+    implied = None
+    if a_clip:
+        keys = unwrapped(published.tensors, source=found.label).keys()
+        implied = implied_activation(keys, LAYOUTS[ours.layout])
     return Conversion(
         model=name,
         sources=sources,
