@@ -9,6 +9,7 @@ process's threads, the least of some rounds, each way in turn.
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -57,14 +58,13 @@ def main() -> None:
     read: dict[str, list[float]] = {name: [] for name in ways}
     written: dict[str, list[float]] = {name: [] for name in ways}
     ids: dict[str, Tensor] = {}
+    codes = x.new_zeros(1, side**2, dtype=torch.int64)
     with torch.inference_mode():
         for _ in range(told.rounds + 1):
             for name, model in ways.items():
-                spent, ids[name] = seconds(lambda model=model: model.encode(x))
+                spent, ids[name] = seconds(partial(model.encode, x))
                 read[name].append(spent)
-                grid = (side, side)
-                codes = ids["attention written out"]
-                spent, _ = seconds(lambda model=model: model.decode_ids(codes, grid))
+                spent, _ = seconds(partial(model.decode_ids, codes, (side, side)))
                 written[name].append(spent)
     print(f"{told.variant}, {told.size} x {told.size}, {told.threads} thread(s), seconds")
     print(f"{'way':<24}{'encode':>8}{'decode':>8}  same codes")

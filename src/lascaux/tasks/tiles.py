@@ -2,11 +2,13 @@
 
 A VQGAN was trained on small pictures, and its attention costs the square of the number of codes:
 tiles of the size it knows keep both memory and answers as they were. A code is taken from the tile
-in which it is farthest from a border; pictures are blended where tiles overlap.
+in which it is farthest from a border. Pictures are blended in the middle half of an overlap; what
+is nearer to a tile's border, where convolutions see zeros instead of the picture, is not used.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -62,7 +64,7 @@ class Seams:
     """Steps between neighbouring pixels, as mean absolute differences in the picture's units.
 
     Attributes:
-        across: where one tile ends or begins.
+        across: in the middle of overlaps, where one tile gives way to the next.
         inside: everywhere else.
     """
 
@@ -94,7 +96,8 @@ def encode_tiled(
         if chosen is None or best is None:
             chosen = features.new_zeros(len(x), rows, columns, features.shape[-1])
             best = features.new_full((rows, columns), -1)
-        weight = _weight(top, left, (high, wide), (rows, columns), overlap, 1).to(best)
+        down, along = _distances(top, left, (high, wide), (rows, columns))
+        weight = torch.minimum(down[:, None], along).to(best)
         here = (slice(top, top + high), slice(left, left + wide))
         better = weight > best[here]
         best[here] = torch.where(better, weight, best[here])
@@ -132,7 +135,9 @@ def decode_tiled(
         if total is None or shares is None:
             whole = (rows * model.factor, columns * model.factor)
             total, shares = tile.new_zeros(*tile.shape[:2], *whole), tile.new_zeros(whole)
-        weight = _weight(top, left, (high, wide), grid, overlap, model.factor).to(tile)
+        down, along = _distances(top, left, (high, wide), grid, model.factor)
+        wide_overlap = overlap * model.factor
+        weight = (_share(down, wide_overlap)[:, None] * _share(along, wide_overlap)).to(tile)
         y, z = _pixels(top, high, model.factor), _pixels(left, wide, model.factor)
         total[..., y, z] += tile * weight
         shares[y, z] += weight
@@ -152,8 +157,7 @@ def seams(
     for axis in (-2, -1):
         length = picture.shape[axis] // factor
         starts = _starts(length, size, overlap)
-        ends = [start + size for start in starts]
-        borders = [n * factor for n in {*starts, *ends} if 0 < n < length]
+        borders = [(end + size + start) * factor // 2 for end, start in pairwise(starts)]
         steps = picture.diff(dim=axis).abs().movedim(axis, 0).flatten(1).mean(1)
         at = torch.zeros(len(steps), dtype=torch.bool, device=steps.device)
         at[torch.tensor(borders, dtype=torch.int64, device=steps.device) - 1] = True
@@ -203,21 +207,20 @@ def _places(rows: int, columns: int, size: int, overlap: int) -> Iterator[tuple[
             yield top, left
 
 
-def _weight(
-    top: int,
-    left: int,
-    tile: tuple[int, int],
-    grid: tuple[int, int],
-    overlap: int,
-    factor: int,
-) -> Float[Tensor, "y x"]:
-    """How much a tile counts at its places: less towards borders, but not at the picture's own."""
-    down = _ramp(top, tile[0], grid[0], overlap, factor)
-    return down[:, None] * _ramp(left, tile[1], grid[1], overlap, factor)
+def _distances(
+    top: int, left: int, tile: tuple[int, int], grid: tuple[int, int], factor: int = 1
+) -> tuple[Float[Tensor, " y"], Float[Tensor, " x"]]:
+    """How far a tile's rows and columns are from its borders; those of the picture are none."""
+
+    def along(start: int, size: int, length: int) -> Tensor:
+        places = torch.arange(size * factor) + 0.5
+        before = places if start > 0 else torch.full_like(places, torch.inf)
+        after = places.flip(0) if start + size < length else torch.full_like(places, torch.inf)
+        return torch.minimum(before, after)
+
+    return along(top, tile[0], grid[0]), along(left, tile[1], grid[1])
 
 
-def _ramp(start: int, size: int, length: int, overlap: int, factor: int) -> Float[Tensor, " n"]:
-    places = torch.arange(size * factor) + 0.5
-    before = places if start > 0 else torch.full_like(places, torch.inf)
-    after = places.flip(0) if start + size < length else torch.full_like(places, torch.inf)
-    return torch.minimum(before, after).clamp(max=overlap * factor) / (overlap * factor)
+def _share(distance: Float[Tensor, " n"], overlap: int) -> Float[Tensor, " n"]:
+    """How much a place counts: nothing in the outer quarter of an overlap, all in the inner one."""
+    return ((distance - overlap / 4) / (overlap / 2)).clamp(0, 1)
