@@ -1,10 +1,13 @@
 """Finds the golden cases: those beside this file, or those under --golden-dir."""
 
+import json
+import math
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
+FEW = 20_000_000  # weights of a case that runs by default
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,9 +35,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             pytest.param(
                 path.parent,
                 id=str(path.parent.relative_to(root)),
-                marks=[pytest.mark.slow]
-                if not chosen and path.parent.name.startswith("full")
-                else [],
+                marks=[pytest.mark.slow] if not chosen and _weights(path) > FEW else [],
             )
             for path in _manifests(root)
         ],
@@ -43,3 +44,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _manifests(root: Path) -> list[Path]:
     return sorted(root.rglob("manifest.json"))
+
+
+def _weights(manifest: Path) -> int:
+    state = json.loads(manifest.read_text(encoding="utf-8")).get("state", {})
+    return sum(math.prod(entry["shape"]) for entry in state.values() if "alias_of" not in entry)

@@ -2,15 +2,16 @@
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from lascaux.models.clip import Clip
+from lascaux.weights.kinds import kind_of
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 over the weights (as bfloat16) and what else of a CLIP's config changes an embedding.
+    """SHA-256 over the weights (as bfloat16) and what else of the config changes an answer.
 
     Equal for one checkpoint in whichever dtype it is loaded, and from whichever publisher's layout.
     """
@@ -28,8 +29,8 @@ def remember_stored(model: nn.Module, stored: Mapping[str, Tensor]) -> None:
 
 def _hash(model: nn.Module, state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    if isinstance(model, Clip):
-        digest.update(f"{model.config.activation} {model.config.norm_epsilon}".encode())
+    if (known := kind_of(model)) is not None and known[1].hashed is not None:
+        digest.update(known[1].hashed(cast(Any, model).config).encode())
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         # By way of float32, as a float64 tensor that was loaded in it.

@@ -10,19 +10,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lascaux.errors import BadInput, DownloadFailed, UnknownModel, Unsupported, WrongKeys
-from lascaux.models.clip import VARIANTS, Activation, ClipConfig
-from lascaux.text.clip_bpe import ClipTokenizer
 from lascaux.weights import catalogue
 from lascaux.weights.download import HUB_ID, fetch_entry, fetch_hub
 from lascaux.weights.fingerprint import remember_stored
-from lascaux.weights.folder import MODELS, Source, find_source
-from lascaux.weights.keymap import Rule, require_shapes, translate
-from lascaux.weights.maps.clip import (
-    config_from_tensors,
-    implied_activation,
-    recognise,
-    unwrapped,
-)
+from lascaux.weights.folder import Source, find_source
+from lascaux.weights.keymap import require_shapes
+from lascaux.weights.kinds import KINDS, adopted, recognise
+from lascaux.weights.published import Published
 from lascaux.weights.reading import Checkpoint, read_tensors
 from lascaux.weights.save import save
 
@@ -45,13 +39,13 @@ def load(
     dtype: str | torch.dtype = torch.float32,
     revision: str | None = None,
     offline: bool | None = None,
-    activation: Activation | None = None,
-    config: ClipConfig | None = None,
+    activation: str | None = None,
+    config: Any = None,
     tokenizer: str | Path | None = None,
 ) -> Any:
     """A model with its weights, in `eval()` mode, and with its tokenizer where it has one.
 
-    Its type depends on what the name stands for: a `Clip`, or a `Judge` of the emoji world.
+    Its type depends on what the name stands for; of a file, its keys tell which model it is.
 
     Args:
         name: a folder or file, else a name or alias of the catalogue (`ViT-B/32`, `ochre-clip`),
@@ -100,20 +94,19 @@ def assemble(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    activation: Activation | None = None,
+    activation: str | None = None,
 ) -> Any:
     """The model of which the parts were found; arguments as `load` takes them."""
-    state, files = _read(source)
-    rules: tuple[Rule, ...] = ()
-    config = source.config
-    if source.model == "clip":
-        state, rules, config = _as_clip(state, source, activation)
+    found, files = read(source)
+    name = source.model or recognise(found.tensors.keys(), source=source.label)
+    kind = KINDS[name]
+    ours = adopted(name, replace(found, options={"activation": activation}))
+    state, config = dict(ours.tensors), ours.config
     # Checking the files and putting parts together has touched what may never be used.
     for file in files:
         file.let_go()
-    kind, _ = MODELS[source.model]
-    model = build(lambda: kind(config))
-    require_shapes(state, model.state_dict(), rules, source=source.label)
+    model = build(lambda: kind.model(config))
+    require_shapes(state, model.state_dict(), ours.rules, source=source.label)
     stored = dict(state) if dtype == torch.float16 else {}
     for key in list(state):
         state[key] = _placed(state[key], device, dtype)
@@ -121,14 +114,15 @@ def assemble(
     model.to(device)
     if stored:  # the other dtypes round to the same bfloat16
         remember_stored(model, stored)
-    if isinstance(config, ClipConfig) and source.vocabulary is not None:
-        model.tokenizer = _tokenizer(source.vocabulary, config)
+    if kind.complete is not None and source.vocabulary is not None:
+        kind.complete(model, source.vocabulary)
     return model.eval()
 
 
-def _read(source: Source) -> tuple[dict[str, Tensor], list[Checkpoint]]:
+def read(source: Source) -> tuple[Published, list[Checkpoint]]:
     """The tensors of all files, under the names they have there, and what was read of each."""
     state: dict[str, Tensor] = {}
+    values: dict[str, Any] = {}
     files: list[Checkpoint] = []
     for path in source.weights:
         files.append(read_tensors(path))
@@ -136,25 +130,15 @@ def _read(source: Source) -> tuple[dict[str, Tensor], list[Checkpoint]]:
         if twice := state.keys() & shard.keys():
             raise WrongKeys(f"{path}: {min(twice)!r} is in another shard already")
         state.update(shard)
-    return state, files
-
-
-def _as_clip(
-    state: dict[str, Tensor], source: Source, activation: Activation | None
-) -> tuple[dict[str, Tensor], tuple[Rule, ...], ClipConfig]:
-    """The tensors under our names, the rules that gave them, and the config."""
-    state = unwrapped(state, source=source.label)
-    layout = recognise(state.keys(), source=source.label)
-    known = activation or implied_activation(state, layout)
-    if layout.rules:
-        state = translate(state, layout.rules, source=source.label)
-    if not isinstance(source.config, ClipConfig):
-        config = config_from_tensors(state, activation=known, source=source.label)
-    elif activation is not None:
-        config = replace(source.config, activation=activation)
-    else:
-        config = source.config
-    return state, layout.rules, config
+        values.update(files[-1].metadata)
+    found = Published(
+        tensors=state,
+        label=source.label,
+        paths=source.weights,
+        values=values,
+        config=source.config,
+    )
+    return found, files
 
 
 def build(make: Callable[[], Built]) -> Built:
@@ -197,16 +181,6 @@ def _placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     return tensor.to(device=device, dtype=wanted).contiguous()
 
 
-def _tokenizer(vocabulary: Path, config: ClipConfig) -> ClipTokenizer:
-    tokenizer = ClipTokenizer.from_file(vocabulary, context_length=config.context_length)
-    if tokenizer.vocabulary_size > config.vocabulary_size:
-        raise BadInput(
-            f"the vocabulary in {vocabulary} has {tokenizer.vocabulary_size} tokens, the model "
-            f"only {config.vocabulary_size}: they do not belong together"
-        )
-    return tokenizer
-
-
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
@@ -238,6 +212,7 @@ def _by_name(name: str, revision: str | None, offline: bool | None) -> Source:
             raise type(error)(f"{unknown}. As a hub id: {error}") from error
     fetched = fetch_entry(entry, revision=revision, offline=offline)
     source = find_source(fetched.weights)
+    source = replace(source, model=source.model or entry.model)
     if source.config is None and entry.variant is not None:
-        source = replace(source, config=VARIANTS[entry.variant])
+        source = replace(source, config=KINDS[entry.model].variants[entry.variant])
     return replace(source, vocabulary=fetched.vocabulary or source.vocabulary)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -14,9 +15,8 @@ from torch import Tensor, nn
 
 from lascaux import __version__
 from lascaux.errors import BadInput
-from lascaux.models.clip import Clip
-from lascaux.models.judge import Judge
-from lascaux.weights.folder import LIBRARY, MODELS, WEIGHTS
+from lascaux.weights.folder import LIBRARY, WEIGHTS
+from lascaux.weights.kinds import kind_of
 
 _FILES = frozenset(
     {
@@ -71,9 +71,9 @@ def save(
             cannot be written.
     """
     folder = Path(folder).expanduser().resolve()
-    if not isinstance(model, Clip | Judge):
+    if (known := kind_of(model)) is None:
         raise BadInput(f"cannot save a {type(model).__name__}; only models of this library")
-    name = next(name for name, (kind, _) in MODELS.items() if type(model) is kind)
+    name, kind = known
     state = {key: _stored(tensor, dtype) for key, tensor in model.state_dict().items()}
     with _written_aside(folder) as aside:
         save_tensors(state, aside / WEIGHTS, {"format": "pt"})
@@ -83,14 +83,11 @@ def save(
                 "library_name": LIBRARY,
                 "lascaux_version": __version__,
                 "model": name,
-                "config": model.config.to_json(),
+                "config": cast(Any, model).config.to_json(),
             },
         )
-        if isinstance(model, Clip):
-            how = model.config.preprocessing.to_json()
-            _write_json(aside / "preprocessor_config.json", how)
-            if model.tokenizer is not None:
-                model.tokenizer.save(aside / "tokenizer.json")
+        if kind.beside is not None:
+            kind.beside(model, aside)
         summary = (type(model).__doc__ or "").partition("\n")[0]
         plain = _CARD.format(name=folder.name, model=name, summary=summary)
         (aside / "README.md").write_text(card or plain, encoding="utf-8")

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from lascaux.errors import Unsupported, WrongKeys
 from lascaux.models.clip import Activation, ClipConfig, unless_fourfold
 from lascaux.weights.keymap import Rule, listed, translate
+from lascaux.weights.published import Adopted, Published
 
 logger = logging.getLogger(__name__)
 
@@ -219,20 +220,41 @@ def unwrapped(state: Mapping[str, Tensor], *, source: str = "the checkpoint") ->
     Raises:
         WrongKeys: beside the wrapped CLIP are other tensors.
     """
-    prefixes = (
-        key.removesuffix(layout.marks[0])
-        for layout in LAYOUTS.values()
-        for key in state
-        if f".{key}".endswith(f".{layout.marks[0]}")
-        and all(key.removesuffix(layout.marks[0]) + mark in state for mark in layout.marks)
-    )
-    prefix = min(prefixes, key=len, default="")
+    prefix = min(_prefixes(state.keys()), key=len, default="")
     if beside := [key for key in state if not key.startswith(prefix)]:
         raise WrongKeys(
             f"{source}: beside the CLIP, whose keys begin with {prefix!r}, {len(beside)} not "
             f"expected: {listed(beside)}; take them out, or save the CLIP alone"
         )
     return {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+
+
+def recognises(keys: Collection[str]) -> bool:
+    """Whether a layout has all of its marks here, under whatever prefix."""
+    return any(True for _ in _prefixes(keys))
+
+
+def _prefixes(keys: Collection[str]) -> Iterator[str]:
+    """Every prefix under which a layout has all of its marks."""
+    for layout in LAYOUTS.values():
+        for key in keys:
+            if f".{key}".endswith(f".{layout.marks[0]}"):
+                prefix = key.removesuffix(layout.marks[0])
+                if all(prefix + mark in keys for mark in layout.marks):
+                    yield prefix
+
+
+def refuse_kin(keys: Collection[str], source: str) -> None:
+    """Raises where the keys betray a model near to CLIP.
+
+    Raises:
+        Unsupported: it is one; the message says which.
+    """
+    reads_text = any("text" in key or "token_embedding" in key for key in keys)
+    for part, reason in _REFUSED:
+        # Also under a wrapper's prefix.
+        if any(f".{part}" in f".{key}" for key in keys) and not (reason is _BARE and reads_text):
+            raise Unsupported(f"{source} is no plain CLIP: {reason}")
 
 
 def recognise(keys: Collection[str], *, source: str = "the checkpoint") -> Layout:
@@ -242,11 +264,7 @@ def recognise(keys: Collection[str], *, source: str = "the checkpoint") -> Layou
         Unsupported: it is a kin of CLIP that this project does not have; the message says which.
         WrongKeys: it is no CLIP.
     """
-    reads_text = any("text" in key or "token_embedding" in key for key in keys)
-    for part, reason in _REFUSED:
-        # Also under a wrapper's prefix.
-        if any(f".{part}" in f".{key}" for key in keys) and not (reason is _BARE and reads_text):
-            raise Unsupported(f"{source} is no plain CLIP: {reason}")
+    refuse_kin(keys, source)
     for layout in LAYOUTS.values():
         if all(mark in keys for mark in layout.marks):
             return layout
@@ -255,6 +273,27 @@ def recognise(keys: Collection[str], *, source: str = "the checkpoint") -> Layou
         f"{source}: these are not the keys of a CLIP that OpenAI, Hugging Face, OpenCLIP, "
         f"mmpretrain or Lascaux published; {len(keys)} keys, the first of them {shown}"
     )
+
+
+def adopt(found: Published) -> Adopted:
+    """A CLIP's tensors under our names, and its config.
+
+    Raises:
+        Unsupported, WrongKeys: as `recognise` and `translate`.
+    """
+    source = found.label
+    state = unwrapped(found.tensors, source=source)
+    layout = recognise(state.keys(), source=source)
+    given = found.options.get("activation")
+    known = given or implied_activation(state, layout)
+    if layout.rules:
+        state = translate(state, layout.rules, source=source)
+    config = found.config
+    if config is None:
+        config = config_from_tensors(state, activation=known, source=source)
+    elif given is not None:
+        config = replace(config, activation=given)
+    return Adopted(tensors=state, config=config, rules=layout.rules, layout=layout.name)
 
 
 def rename(state: Mapping[str, Tensor], *, source: str = "the checkpoint") -> dict[str, Tensor]:

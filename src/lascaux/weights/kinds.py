@@ -1,0 +1,112 @@
+"""The table of models: what loading and saving must know of each, one entry a model."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lascaux.errors import Unsupported, WrongKeys
+from lascaux.models import clip as clip_model
+from lascaux.models import judge as judge_model
+from lascaux.weights.maps import clip, clip_folder
+from lascaux.weights.published import Adopted, Published
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One model: its classes, and how what others publish of it becomes ours.
+
+    What is left out is what a model does not have: one without `recognises` and `adopt` is read
+    from folders that `lascaux.save` wrote, and from nothing else.
+
+    Attributes:
+        model: the class, made from a config.
+        config: the config's class, with `to_json` and `from_json`.
+        variants: published configs by name, as the catalogue calls them.
+        recognises: whether these are the keys of one of its checkpoints.
+        refuses: raises `Unsupported` for the keys of a near kin that this project does not have.
+        adopt: a checkpoint's tensors under our names, and the config that they or what lies beside
+            them tell.
+        folder: of a publisher's folder the weights files to look for, in order, and the config;
+            None where it is no such folder.
+        weights: every file name that `folder` may give.
+        complete: gives a loaded model the tokenizer found beside it.
+        beside: writes what goes beside config and weights into a folder.
+        hashed: what of the config changes an answer and leaves shapes as they are; for the hash.
+    """
+
+    model: Callable[[Any], nn.Module]
+    config: Any
+    variants: Mapping[str, Any] = field(default_factory=dict)
+    recognises: Callable[[Collection[str]], bool] | None = None
+    refuses: Callable[[Collection[str], str], None] | None = None
+    adopt: Callable[[Published], Adopted] | None = None
+    folder: Callable[[Path], tuple[tuple[str, ...], Any] | None] | None = None
+    weights: tuple[str, ...] = ()
+    complete: Callable[[Any, Path], None] | None = None
+    beside: Callable[[Any, Path], None] | None = None
+    hashed: Callable[[Any], str] | None = None
+
+
+# What the config.json of our folders calls a model -> what must be known of it.
+KINDS: dict[str, Kind] = {
+    "clip": Kind(
+        model=clip_model.Clip,
+        config=clip_model.ClipConfig,
+        variants=clip_model.VARIANTS,
+        recognises=clip.recognises,
+        refuses=clip.refuse_kin,
+        adopt=clip.adopt,
+        folder=clip_folder.published_folder,
+        weights=clip_folder.WEIGHTS,
+        complete=clip_folder.give_tokenizer,
+        beside=clip_folder.write_beside,
+        hashed=lambda config: f"{config.activation} {config.norm_epsilon}",
+    ),
+    "judge": Kind(model=judge_model.Judge, config=judge_model.JudgeConfig),
+}
+
+
+def kind_of(model: nn.Module) -> tuple[str, Kind] | None:
+    """A model's entry and its name; None of a module that is no model of this library."""
+    return next(((n, kind) for n, kind in KINDS.items() if type(model) is kind.model), None)
+
+
+def recognise(keys: Collection[str], *, source: str = "the checkpoint") -> str:
+    """The name of the model that has published these keys.
+
+    Raises:
+        Unsupported: a kin of one that this project does not have; the message says which.
+        WrongKeys: no model of this project has them.
+    """
+    for name, kind in KINDS.items():
+        if kind.recognises is not None and kind.recognises(keys):
+            return name
+    for kind in KINDS.values():
+        if kind.refuses is not None:
+            kind.refuses(keys, source)
+    read = ", ".join(name for name, kind in KINDS.items() if kind.recognises is not None)
+    shown = ", ".join(list(keys)[:6]) or "none"
+    raise WrongKeys(
+        f"{source}: these are not the keys of a checkpoint that this version reads ({read}); "
+        f"{len(keys)} keys, the first of them {shown}"
+    )
+
+
+def adopted(name: str, found: Published) -> Adopted:
+    """What was found, as tensors and config of the model of that name.
+
+    Raises:
+        Unsupported, WrongKeys: it is none of that model's checkpoints.
+    """
+    kind = KINDS[name]
+    if found.config is not None and not isinstance(found.config, kind.config):
+        given, expected = type(found.config).__name__, kind.config.__name__
+        raise Unsupported(f"{found.label} is a {name}: it takes a {expected}, not a {given}")
+    if kind.adopt is not None:
+        return kind.adopt(found)
+    if found.config is None:
+        raise WrongKeys(f"{found.label} is a {name} without a config; load its folder")
+    return Adopted(tensors=found.tensors, config=found.config)
