@@ -124,13 +124,15 @@ def read(source: Source) -> tuple[Published, list[Checkpoint]]:
     state: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
     files: list[Checkpoint] = []
+    parts = KINDS[source.model].parts if source.model else {}
     for path in source.weights:
         files.append(read_tensors(path))
-        shard = files[-1].tensors
+        before = parts.get(path.name, "")
+        shard = {before + name: tensor for name, tensor in files[-1].tensors.items()}
         if twice := state.keys() & shard.keys():
             raise WrongKeys(f"{path}: {min(twice)!r} is in another shard already")
         state.update(shard)
-        values.update(files[-1].metadata)
+        values.update({before + name: value for name, value in files[-1].metadata.items()})
     found = Published(
         tensors=state,
         label=source.label,

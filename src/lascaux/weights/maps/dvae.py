@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lascaux.errors import BadInput, WrongKeys
+from lascaux.errors import BadInput, Unsupported, WrongKeys
 from lascaux.models.dvae import DvaeConfig
 from lascaux.weights.keymap import Rule, translate
 from lascaux.weights.published import Adopted, Published
@@ -86,6 +86,19 @@ def rules_of(config: DvaeConfig, layout: str = "openai") -> tuple[Rule, ...]:
 def recognises(keys: Collection[str]) -> bool:
     """Whether these are the keys of a dVAE, and of nothing else besides."""
     return all(mark in keys for mark in _OURS) or _layout(keys) is not None
+
+
+def refuse_half(keys: Collection[str], source: str) -> None:
+    """Say what is missing where these are the keys of an encoder or a decoder alone.
+
+    Raises:
+        Unsupported: they are.
+    """
+    if _FIRST in keys and "blocks.output.conv.w" in keys:
+        raise Unsupported(
+            f"{source} is one half of OpenAI's dVAE; put both halves into one folder, under the "
+            f"names {' and '.join(PARTS)}, and load the folder or one of the two"
+        )
 
 
 def _layout(keys: Collection[str]) -> tuple[str, str] | None:
