@@ -109,9 +109,9 @@ def _file(file: RemoteFile) -> dict[str, Any]:
 
 def _config(entry: Entry) -> dict[str, Any]:
     """The sizes of a variant; empty where only the folder tells."""
-    if entry.variant is None or entry.model != "clip" or entry.hub:
+    if entry.variant is None or entry.hub:
         return {}
     # Here and not above, because it imports torch.
-    from lascaux.models.clip import VARIANTS
+    from lascaux.weights.kinds import KINDS
 
-    return VARIANTS[entry.variant].to_json()
+    return KINDS[entry.model].variants[entry.variant].to_json()

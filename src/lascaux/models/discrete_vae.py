@@ -2,8 +2,8 @@
 
 Wang and contributors: https://github.com/lucidrains/DALLE-pytorch, 2021, `DiscreteVAE`; after
 Ramesh et al. 2021, arXiv:2102.12092, section 2.1. Codes are drawn by the Gumbel-softmax relaxation
-(Jang, Gu, Poole 2016, arXiv:1611.01144; Maddison, Mnih, Teh 2016, arXiv:1611.00712), optionally with
-ReinMax gradients (Liu, Dong, Liu, Yu, Gao 2023, arXiv:2304.08612).
+(Jang, Gu, Poole 2017, arXiv:1611.01144), optionally with ReinMax gradients (Liu, Dong, Liu, Yu, Gao
+2023, arXiv:2304.08612).
 
 No checkpoint is published with it: users train their own with its train_vae.py.
 """
@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from lascaux.errors import BadInput
 from lascaux.nn.grid import Grid, as_map, as_tokens, grid_of, require_count, require_ids
+from lascaux.nn.quantise import gumbel_choice, gumbel_noise, straight_through
 
-Reconstruction = Literal["mse", "smooth_l1"]
+Error = Literal["mse", "smooth_l1"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +33,14 @@ class DiscreteVaeConfig:
     The defaults are those of the published constructor.
     """
 
-    image_size: int = 256  # pixels of its training pictures, square; any multiple of `factor` goes
+    image_size: int = 256  # pixels, square: what it was trained at; any multiple of factor is read
     codes: int = 512  # published as num_tokens
     code_width: int = 512  # codebook_dim
     layers: int = 3  # each halves the sides
     blocks: int = 0  # residual blocks on either side of the codes (num_resnet_blocks)
     width: int = 64  # channels of all maps (hidden_dim)
     channels: int = 3
-    reconstruction: Reconstruction = "mse"
+    error: Error = "mse"
     temperature: float = 0.9  # of the relaxation
     straight_through: bool = False  # forward one code, backward the relaxation
     reinmax: bool = False  # gradients of second order, with straight_through alone
@@ -53,8 +54,8 @@ class DiscreteVaeConfig:
                 raise BadInput(f"{name} {getattr(self, name)}; at least 1 is expected")
         if self.blocks < 0:
             raise BadInput(f"blocks {self.blocks}; 0 or more are expected")
-        if self.reconstruction not in ("mse", "smooth_l1"):
-            raise BadInput(f"reconstruction {self.reconstruction!r} is neither mse nor smooth_l1")
+        if self.error not in ("mse", "smooth_l1"):
+            raise BadInput(f"error {self.error!r} is neither 'mse' nor 'smooth_l1'")
         if self.temperature <= 0:
             raise BadInput(f"temperature {self.temperature}; above 0 is expected")
         if (self.mean is None) != (self.std is None):
@@ -95,13 +96,13 @@ class DiscreteVaeConfig:
             raise BadInput(f"a DiscreteVAE config with impossible fields: {error}") from error
 
 
-class Loss(NamedTuple):
-    """What a training step minimises and what it is made of."""
+class Reconstruction(NamedTuple):
+    """Pictures by way of codes that were drawn, and what training minimises."""
 
-    total: Float[Tensor, ""]
-    reconstruction: Float[Tensor, ""]  # mean over all values, of normalised pictures
-    divergence: Float[Tensor, ""]  # of the codes from uniform ones, nats, before its weight
-    pictures: Float[Tensor, "b c y x"]  # normalised, as decoded
+    pictures: Float[Tensor, "b c y x"]  # normalised
+    loss: Float[Tensor, ""]  # error + kl_weight * divergence
+    error: Float[Tensor, ""]  # of the pictures, mean over all values
+    divergence: Float[Tensor, ""]  # of the codes from uniform ones, nats, summed over all places
 
 
 class ResidualBlock(nn.Module):
@@ -170,22 +171,25 @@ class Decoder(nn.Module):
 class DiscreteVae(nn.Module):
     """A picture as a grid of codes and back, trainable end to end.
 
-    Pictures that go in and come out are normalised: `normalise` does it with values of [0, 1],
-    `denormalise` is its inverse.
-
-    Attributes:
-        codes: how many there are.
-        factor: pixels per code, along one side.
+    Pictures go in and come out normalised, in [-1, 1] by default (`normalise`, `denormalise`).
     """
 
     def __init__(self, config: DiscreteVaeConfig) -> None:
         super().__init__()
         self.config = config
-        self.codes = config.codes
-        self.factor = config.factor
         self.encoder = Encoder(config)
         self.codebook = nn.Embedding(config.codes, config.code_width)
         self.decoder = Decoder(config)
+
+    @property
+    def codes(self) -> int:
+        """How many there are."""
+        return self.config.codes
+
+    @property
+    def factor(self) -> int:
+        """Pixels of a picture per code, along one side."""
+        return self.config.factor
 
     @property
     def device(self) -> torch.device:
@@ -213,13 +217,21 @@ class DiscreteVae(nn.Module):
     def _by_channel(values: tuple[float, ...], x: Tensor) -> Tensor:
         return torch.tensor(values, dtype=x.dtype, device=x.device)[:, None, None]
 
-    def features(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b n s"]:
-        """A logit of every code at every place, places in reading order.
+    def grid(self, x: Float[Tensor, "b c y x"]) -> Grid:
+        """Rows and columns of a picture's codes.
 
         Raises:
             BadInput: other channels, or a side that is not a multiple of `factor`.
         """
-        grid_of(x, self.factor, self.config.channels)
+        return grid_of(x, self.factor, self.config.channels)
+
+    def features(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b n s"]:
+        """A logit of every code at every place, places in reading order.
+
+        Raises:
+            BadInput: as `grid`.
+        """
+        self.grid(x)
         return as_tokens(self.encoder(x.to(self.dtype)))
 
     def quantise(
@@ -246,7 +258,7 @@ class DiscreteVae(nn.Module):
         """The codes of normalised pictures in reading order, int64.
 
         Raises:
-            BadInput: as `features`.
+            BadInput: as `grid`.
         """
         return self.features(x).argmax(dim=-1)
 
@@ -256,7 +268,7 @@ class DiscreteVae(nn.Module):
         Raises:
             BadInput: there are not as many vectors as the grid has places.
         """
-        return self.decoder(as_map(f, grid))
+        return self.decoder(as_map(f, grid).to(self.dtype))
 
     def decode_ids(self, ids: Int[Tensor, "b n"], grid: Grid) -> Float[Tensor, "b c y x"]:
         """Normalised pictures of codes.
@@ -287,23 +299,10 @@ class DiscreteVae(nn.Module):
         if temperature <= 0:
             raise BadInput(f"temperature {temperature}; above 0 is expected")
         if noise is None:
-            noise = -torch.empty_like(f).exponential_(generator=generator).log()
-        soft = ((f + noise) / temperature).softmax(dim=-1)
-        if not self.config.straight_through:
-            return soft
-        hard = F.one_hot(soft.argmax(dim=-1), self.codes).to(soft.dtype)
-        if self.config.reinmax:
-            return self._reinmax(f, hard, temperature)
-        return hard - soft.detach() + soft
-
-    def _reinmax(self, f: Tensor, hard: Tensor, temperature: float) -> Tensor:
-        """Algorithm 2 of Liu et al. 2023."""
-        uniform = f.softmax(dim=-1)
-        middle = (hard + (f / temperature).softmax(dim=-1)) / 2
-        # Never the logarithm of 0: softmax underflows.
-        middle = (((middle + 1e-20).log() - f).detach() + f).softmax(dim=-1)
-        towards = 2 * middle - 0.5 * uniform
-        return towards - towards.detach() + hard
+            noise = gumbel_noise(f, generator)
+        hard = self.config.straight_through
+        shares = gumbel_choice(f, noise, temperature=temperature, hard=hard)
+        return reinmax(f, shares, temperature) if hard and self.config.reinmax else shares
 
     def forward(
         self,
@@ -312,40 +311,37 @@ class DiscreteVae(nn.Module):
         temperature: float | None = None,
         noise: Float[Tensor, "b n s"] | None = None,
         generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "b c y x"]:
-        """Normalised pictures as codes drawn by `relax` give them back; arguments as there.
+    ) -> Reconstruction:
+        """Normalised pictures by way of codes drawn by `relax`, and the loss; arguments as there.
 
         Raises:
-            BadInput: as `features`.
+            BadInput: as `grid`.
         """
-        grid = grid_of(x, self.factor, self.config.channels)
-        shares = self.relax(
-            self.features(x), temperature=temperature, noise=noise, generator=generator
-        )
-        return self.decode(self.blend(shares), grid)
-
-    def loss(
-        self,
-        x: Float[Tensor, "b c y x"],
-        *,
-        temperature: float | None = None,
-        noise: Float[Tensor, "b n s"] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Loss:
-        """What training minimises, for normalised pictures; arguments as `relax`.
-
-        Raises:
-            BadInput: as `features`.
-        """
-        grid = grid_of(x, self.factor, self.config.channels)
         f = self.features(x)
         shares = self.relax(f, temperature=temperature, noise=noise, generator=generator)
-        pictures = self.decode(self.blend(shares), grid)
-        measure = F.mse_loss if self.config.reconstruction == "mse" else F.smooth_l1_loss
-        reconstruction = measure(pictures, x.to(pictures.dtype))
-        log_shares = f.log_softmax(dim=-1)
-        # As published (dalle_pytorch.py, DiscreteVAE.forward): F.kl_div gets the uniform distribution
-        # first, one row, so that its mean over rows is a sum over all places of all pictures.
-        divergence = (log_shares.exp() * (log_shares + math.log(self.codes))).sum()
-        total = reconstruction + self.config.kl_weight * divergence
-        return Loss(total, reconstruction, divergence, pictures)
+        pictures = self.decode(self.blend(shares), self.grid(x))
+        measure = F.mse_loss if self.config.error == "mse" else F.smooth_l1_loss
+        error = measure(pictures, x.to(pictures.dtype))
+        # As published (dalle_pytorch.py, DiscreteVAE.forward): F.kl_div gets the uniform
+        # distribution first, one row, so that its mean over rows is a sum over all places of all
+        # pictures.
+        chances = f.log_softmax(dim=-1)
+        divergence = (chances.exp() * (chances + math.log(self.codes))).sum()
+        return Reconstruction(
+            pictures, error + self.config.kl_weight * divergence, error, divergence
+        )
+
+
+def reinmax(
+    f: Float[Tensor, "b n s"], hard: Float[Tensor, "b n s"], temperature: float
+) -> Float[Tensor, "b n s"]:
+    """The values of one-hot `hard`, drawn by logits `f`, with gradients of second order.
+
+    Liu et al. 2023, algorithm 2.
+    """
+    hard = hard.detach()
+    chances = f.softmax(dim=-1)
+    middle = (hard + (f / temperature).softmax(dim=-1)) / 2
+    # Never the logarithm of 0: softmax underflows.
+    middle = ((torch.log(middle + 1e-20) - f).detach() + f).softmax(dim=-1)
+    return straight_through(hard, 2 * middle - 0.5 * chances)

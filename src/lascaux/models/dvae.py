@@ -1,9 +1,9 @@
 """dVAE: OpenAI's discrete picture codes, 32 x 32 of 8192 for 256 x 256 pixels.
 
 Ramesh, Pavlov, Goh, Gray, Voss, Radford, Chen, Sutskever: "Zero-Shot Text-to-Image Generation",
-2021, arXiv:2102.12092, section 2.1 and appendix A. The tokeniser of DALL-E; BEiT and others learn to
-predict its codes. It was trained with a Gumbel-softmax relaxation and a logit-Laplace likelihood;
-that training was not published.
+2021, arXiv:2102.12092, section 2.1 and appendix A. The tokeniser of DALL-E; BEiT learns to predict
+its codes. It was trained with a Gumbel-softmax relaxation and a logit-Laplace likelihood; the code
+of that training was not published.
 
 Published checkpoint: `openai-dvae` (encoder.pkl and decoder.pkl).
 """
@@ -12,6 +12,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -39,8 +40,7 @@ class DvaeConfig:
     in_channels: int = 3
     out_channels: int = 3
     margin: float = 0.1  # of [0, 1] that mapped pixels leave free at both ends
-    image_size: int = 256  # pixels of its training pictures, square; any multiple of `factor` goes
-    filter: str = "lanczos"  # by which they were resized
+    image_size: int = 256  # pixels, square: what it was trained at; any multiple of factor is read
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -127,7 +127,7 @@ def _groups(widths: list[int], blocks: int, sizes: tuple[int, ...]) -> nn.Module
     layers = (len(widths) - 1) * blocks
     return nn.ModuleList(
         nn.ModuleList(Block(o if b else i, o, sizes, layers) for b in range(blocks))
-        for i, o in zip(widths[:-1], widths[1:], strict=True)
+        for i, o in pairwise(widths)
     )
 
 
@@ -194,19 +194,12 @@ class Codebook(nn.Module):
 class Dvae(nn.Module):
     """A picture as a grid of codes and back.
 
-    Pictures that go in and come out are mapped: `normalise` maps values of [0, 1], `denormalise`
-    is its inverse.
-
-    Attributes:
-        codes: how many there are.
-        factor: pixels per code, along one side.
+    Pictures go in and come out mapped to [0.1, 0.9] (`normalise`, `denormalise`).
     """
 
     def __init__(self, config: DvaeConfig) -> None:
         super().__init__()
         self.config = config
-        self.codes = config.codes
-        self.factor = config.factor
         self.encoder = Encoder(config)
         self.codebook = Codebook(config.codes, config.first_width)
         self.decoder = Decoder(config)
@@ -222,6 +215,16 @@ class Dvae(nn.Module):
                 nn.init.zeros_(module.bias)
         nn.init.normal_(self.codebook.weight, std=1 / math.sqrt(self.codes))
         nn.init.zeros_(self.codebook.bias)
+
+    @property
+    def codes(self) -> int:
+        """How many there are."""
+        return self.config.codes
+
+    @property
+    def factor(self) -> int:
+        """Pixels of a picture per code, along one side."""
+        return self.config.factor
 
     @property
     def device(self) -> torch.device:
@@ -241,13 +244,21 @@ class Dvae(nn.Module):
         """What the other methods give as pictures around [0, 1], not clamped."""
         return (x - self.config.margin) / (1 - 2 * self.config.margin)
 
-    def features(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b n s"]:
-        """A logit of every code at every place, places in reading order.
+    def grid(self, x: Float[Tensor, "b c y x"]) -> Grid:
+        """Rows and columns of a picture's codes.
 
         Raises:
             BadInput: other channels, or a side that is not a multiple of `factor`.
         """
-        grid_of(x, self.factor, self.config.in_channels)
+        return grid_of(x, self.factor, self.config.in_channels)
+
+    def features(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b n s"]:
+        """A logit of every code at every place, places in reading order.
+
+        Raises:
+            BadInput: as `grid`.
+        """
+        self.grid(x)
         return as_tokens(self.encoder(x.to(self.dtype)))
 
     def quantise(
@@ -274,19 +285,19 @@ class Dvae(nn.Module):
         """The codes of mapped pictures in reading order, int64.
 
         Raises:
-            BadInput: as `features`.
+            BadInput: as `grid`.
         """
         return self.features(x).argmax(dim=-1)
 
     def statistics(self, f: Float[Tensor, "b n d"], grid: Grid) -> Float[Tensor, "b c y x"]:
-        """Mean and logarithm of scale of every pixel's logit-Laplace distribution (eq. 2).
+        """Mean and logarithm of scale of every pixel's logit-Laplace distribution (appendix A.3).
 
         The first half of the channels are the means, before the sigmoid.
 
         Raises:
             BadInput: there are not as many vectors as the grid has places.
         """
-        return self.decoder(as_map(f, grid))
+        return self.decoder(as_map(f, grid).to(self.dtype))
 
     def decode(self, f: Float[Tensor, "b n d"], grid: Grid) -> Float[Tensor, "b c y x"]:
         """Mapped pictures of the codes' vectors, laid out on `grid` = (rows, columns).
@@ -309,7 +320,6 @@ class Dvae(nn.Module):
         """Mapped pictures as their codes give them back.
 
         Raises:
-            BadInput: as `features`.
+            BadInput: as `grid`.
         """
-        grid = grid_of(x, self.factor, self.config.in_channels)
-        return self.decode(self.quantise(self.features(x))[1], grid)
+        return self.decode(self.quantise(self.features(x))[1], self.grid(x))

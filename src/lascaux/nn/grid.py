@@ -1,7 +1,8 @@
 """Grids of codes: what a picture's sides give, and what ids and features must fit."""
 
+import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from lascaux.errors import BadInput
@@ -55,12 +56,14 @@ def require_count(tokens: int, grid: Grid) -> None:
         )
 
 
-def require_ids(ids: Int[Tensor, "b n"], codes: int) -> None:
+def require_ids(ids: Tensor, codes: int) -> None:
     """Check that ids are of a codebook of so many codes.
 
     Raises:
-        BadInput: one is not.
+        BadInput: one is not, or they are no whole numbers.
     """
+    if ids.is_floating_point() or ids.dtype == torch.bool:
+        raise BadInput(f"ids of dtype {ids.dtype}; whole numbers are expected")
     if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= codes):
         raise BadInput(
             f"ids from {int(ids.min())} to {int(ids.max())}; this model has codes 0 to "

@@ -40,9 +40,7 @@ def expected_config(arguments: dict[str, Any]) -> DiscreteVaeConfig:
     given = arguments.get("normalization", default) or (None, None)
     mean, std = (values and tuple(values)[:channels] for values in given)
     smooth = arguments.get("smooth_l1_loss", False)
-    return DiscreteVaeConfig(
-        **fields, mean=mean, std=std, reconstruction="smooth_l1" if smooth else "mse"
-    )
+    return DiscreteVaeConfig(**fields, mean=mean, std=std, error="smooth_l1" if smooth else "mse")
 
 
 @torch.no_grad()
@@ -55,8 +53,7 @@ def check_discrete_vae(case: Case, folder: Path) -> None:
     rows, columns = x.shape[2] // model.factor, x.shape[3] // model.factor
     logits = model.features(x)
     noise = rearrange(case.inputs["gumbel"], "b s y x -> b (y x) s")
-    loss = model.loss(x, noise=noise)
-    assert torch.equal(loss.pictures, model(x, noise=noise))
+    back = model(x, noise=noise)
     ids = case.inputs["codes"].long()
     side = int(ids.shape[1] ** 0.5)
     best = logits.topk(2, dim=-1).values
@@ -64,8 +61,8 @@ def check_discrete_vae(case: Case, folder: Path) -> None:
         "logits": rearrange(logits, "b (y x) s -> b s y x", y=rows, x=columns),
         "codes": model.encode(x),
         "margin": (best[..., 0] - best[..., 1]).min()[None],
-        "rec": loss.pictures,
-        "loss": loss.total[None],
+        "rec": back.pictures,
+        "loss": back.loss[None],
         "decode": model.decode_ids(ids, (side, side)),
     }
     case.check({name: answers[name] for name in case.outputs})

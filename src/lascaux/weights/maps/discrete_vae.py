@@ -35,6 +35,7 @@ _SAME = {
     "reinmax": "reinmax",
     "kl_div_loss_weight": "kl_weight",
 }
+_REAL = {"temperature", "kl_div_loss_weight"}
 # The constructor's default: of RGBA, of which a model takes as many as it has channels.
 _NORMALISATION = ((0.5, 0.5, 0.5, 0.0), (0.5, 0.5, 0.5, 1.0))
 
@@ -150,9 +151,9 @@ def config_from_hparams(
     normalisation: Any = given.pop("normalization", _NORMALISATION)
     for name, value in given.items():
         if name == "smooth_l1_loss":
-            fields["reconstruction"] = "smooth_l1" if value else "mse"
+            fields["error"] = "smooth_l1" if value else "mse"
         elif name in _SAME:
-            fields[_SAME[name]] = value
+            fields[_SAME[name]] = float(value) if name in _REAL else value
         else:
             raise Unsupported(f"{source}: hparams has {name} = {value!r}, which is not known")
     base = implied or DiscreteVaeConfig()
@@ -168,7 +169,10 @@ def _by_channel(normalisation: Any, channels: int) -> dict[str, tuple[float, ...
         return {"mean": None, "std": None}
     mean, std = normalisation
     # As published: cut to the channels there are.
-    return {"mean": tuple(mean)[:channels], "std": tuple(std)[:channels]}
+    return {
+        "mean": tuple(float(value) for value in mean[:channels]),
+        "std": tuple(float(value) for value in std[:channels]),
+    }
 
 
 def _config_of_shapes(state: Mapping[str, Tensor], source: str) -> DiscreteVaeConfig:
@@ -177,9 +181,7 @@ def _config_of_shapes(state: Mapping[str, Tensor], source: str) -> DiscreteVaeCo
     return _sized(state, layers, blocks, source)
 
 
-def _sized(
-    ours: Mapping[str, Tensor], layers: int, blocks: int, source: str
-) -> DiscreteVaeConfig:
+def _sized(ours: Mapping[str, Tensor], layers: int, blocks: int, source: str) -> DiscreteVaeConfig:
     codes, code_width = ours["codebook.weight"].shape
     width, channels = ours["encoder.down.0.weight"].shape[:2]
     try:
