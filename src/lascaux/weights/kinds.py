@@ -79,12 +79,14 @@ KINDS: dict[str, Kind] = {
         refuses=dvae.refuse_half,
         adopt=dvae.adopt,
         parts=dvae.PARTS,
+        hashed=lambda config: str(config.margin),
     ),
     "discrete-vae": Kind(
         model=discrete_vae_model.DiscreteVae,
         config=discrete_vae_model.DiscreteVaeConfig,
         recognises=discrete_vae.recognises,
         adopt=discrete_vae.adopt,
+        hashed=lambda config: f"{config.mean} {config.std}",
     ),
 }
 
