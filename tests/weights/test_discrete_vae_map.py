@@ -124,3 +124,15 @@ def test_a_saved_folder_gives_the_same_model(tmp_path: Path):
     assert_same(load(save(model, tmp_path / "saved")), model)
     bare = load(tmp_path / "saved" / "model.safetensors")
     assert_same(bare, model)
+
+
+def test_the_one_inside_a_dall_e_is_read_with_its_own_arguments(tmp_path: Path):
+    model = vae()
+    weights = {f"vae.{key}": tensor for key, tensor in published(model).items()}
+    content = {
+        "hparams": {"dim": 64, "depth": 2},
+        "vae_params": HPARAMS,
+        "weights": {**weights, "text_emb.weight": torch.ones(3, 2)},
+    }
+    torch.save(content, tmp_path / "dalle.pt")
+    assert_same(load(tmp_path / "dalle.pt", part="vae"), model)

@@ -61,7 +61,9 @@ def _where(entry: Entry) -> str:
     if entry.hub:
         return "hub"
     there = all(place_of(file).is_file() for file in (*entry.files, *entry.tokenizer))
-    return "in cache" if there else "download"
+    if there:
+        return "in cache"
+    return "by hand" if any(file.by_hand for file in entry.files) else "download"
 
 
 def _info(entry: Entry, *, as_json: bool) -> int:

@@ -19,21 +19,25 @@ class RemoteFile:
     """One file of a publisher.
 
     Attributes:
-        url: where it is published.
+        url: where it is published; a page, where no address leads to the file itself.
         folder: the folder of the cache it is kept in, one for each publisher.
         sha256: 64 hexadecimal digits, or None where the publisher gives none.
         size: bytes, or None where that is not known.
+        called: what it is kept as, where its address does not end in a name.
+        by_hand: what a person does to get it, where the library cannot fetch it.
     """
 
     url: str
     folder: str
     sha256: str | None = None
     size: int | None = None
+    called: str | None = None
+    by_hand: str = ""
 
     @property
     def name(self) -> str:
         """The file's name."""
-        return self.url.rstrip("/").rpartition("/")[2]
+        return self.called or self.url.rstrip("/").rpartition("/")[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,8 @@ class Entry:
         variant: its config's name among the variants of that model; None: the config is in the
             folder with the weights, and only that tells.
         key_map: the layout of its tensors' names, or None where the folder tells.
-        files: the weights.
+        part: the prefix of its keys, where the files hold larger models of which it is a part.
+        files: the weights, and behind them what must lie beside them.
         hub: an id on the Hugging Face hub.
         embedded: the name of its folder within the package.
         tokenizer: vocabulary files that do not come with the weights.
@@ -63,6 +68,7 @@ class Entry:
     model: str = "clip"
     variant: str | None = None
     key_map: str | None = None
+    part: str | None = None
     files: tuple[RemoteFile, ...] = ()
     hub: str | None = None
     embedded: str | None = None

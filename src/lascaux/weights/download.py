@@ -141,6 +141,8 @@ def fetch(
     if target.is_file():
         return _checked(target, file)
     address = address_of(file)
+    if file.by_hand and address == file.url:
+        raise DownloadFailed(f"{file.name} cannot be fetched by itself: {_by_hand(file)}")
     if is_offline(offline) and not address.startswith("file:"):
         raise DownloadFailed(
             f"{file.name} is not in the cache, and this is offline; {_by_hand(file)}"
@@ -231,6 +233,8 @@ def _cached_hub(name: str, revision: str | None, why: str) -> Path:
 
 def _by_hand(file: RemoteFile) -> str:
     must = f" (SHA-256 {file.sha256})" if file.sha256 else ""
+    if file.by_hand:
+        return f"{file.by_hand}{must}, and put it at {place_of(file)}, or give its path to load"
     return (
         f"fetch {file.url} elsewhere{must} and put it at {place_of(file)}, or set LASCAUX_MIRROR "
         "to a server or folder that holds it"

@@ -14,7 +14,7 @@ WEIGHTS = "model.safetensors"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".jit", ".pkl")
 
 _KNOWN = frozenset(
-    {WEIGHTS, *(name for kind in KINDS.values() for name in (*kind.weights, *kind.parts))}
+    {WEIGHTS, *(name for kind in KINDS.values() for name in (*kind.weights, *kind.halves))}
 )
 _VOCABULARIES = ("tokenizer.json", "bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt")
 
@@ -28,15 +28,16 @@ class Source:
     model: str | None = None  # a key of KINDS; None: the keys of the weights must tell
     config: Any = None  # None: the shapes of the weights must tell, or what lies beside them
     vocabulary: Path | None = None  # file or folder of the tokenizer
+    part: str | None = None  # under which prefix its keys are in a larger checkpoint
 
 
 def find_source(path: Path) -> Source:
     """The parts of the model in a folder, or around a file.
 
     A folder is one that `lascaux.save` wrote, one of Hugging Face's `CLIPModel`, or one of
-    OpenCLIP's; or it holds a single weights file, or all parts of one checkpoint. A weights file
-    inside such a folder stands for the folder, because only its config tells the activation, or
-    because it is a part.
+    OpenCLIP's; or it holds a single weights file, or both halves of one checkpoint. A weights
+    file inside such a folder stands for the folder, because only its config tells the activation,
+    or because it is a half.
 
     Raises:
         UnknownModel: there is nothing of the kind.
@@ -73,8 +74,8 @@ def _with_config(folder: Path) -> Source | None:
         if kind.folder is not None and (found := kind.folder(folder)):
             names, config = found
             return Source(str(folder), _weights(folder, names), name, config, _vocabulary(folder))
-        if kind.parts and all((folder / part).is_file() for part in kind.parts):
-            return Source(str(folder), tuple(folder / part for part in kind.parts), name)
+        if kind.halves and all((folder / half).is_file() for half in kind.halves):
+            return Source(str(folder), tuple(folder / half for half in kind.halves), name)
     if (foreign := published.get("model_type")) is not None:
         raise Unsupported(f"{folder} holds a {foreign!r} model; supported is a CLIPModel ('clip')")
     return None

@@ -12,7 +12,18 @@ from lascaux.models import clip as clip_model
 from lascaux.models import discrete_vae as discrete_vae_model
 from lascaux.models import dvae as dvae_model
 from lascaux.models import judge as judge_model
-from lascaux.weights.maps import clip, clip_folder, discrete_vae, dvae
+from lascaux.models import lpips as lpips_model
+from lascaux.models import patch_discriminator as discriminator_model
+from lascaux.models import vqgan as vqgan_model
+from lascaux.weights.maps import (
+    clip,
+    clip_folder,
+    discrete_vae,
+    dvae,
+    lpips,
+    patch_discriminator,
+    vqgan,
+)
 from lascaux.weights.published import Adopted, Published
 
 
@@ -34,8 +45,8 @@ class Kind:
         folder: of a publisher's folder the weights files to look for, in order, and the config;
             None where it is no such folder.
         weights: every file name that `folder` may give.
-        parts: files of a folder that make one checkpoint together, by name, and what is put before
-            the names of each one's tensors and values.
+        halves: files of a folder that make one checkpoint together, by name, and what is put
+            before the names of each one's tensors and values.
         complete: gives a loaded model the tokenizer found beside it.
         beside: writes what goes beside config and weights into a folder.
         hashed: what of the config changes an answer and leaves shapes as they are; for the hash.
@@ -49,7 +60,7 @@ class Kind:
     adopt: Callable[[Published], Adopted] | None = None
     folder: Callable[[Path], tuple[tuple[str, ...], Any] | None] | None = None
     weights: tuple[str, ...] = ()
-    parts: Mapping[str, str] = field(default_factory=dict)
+    halves: Mapping[str, str] = field(default_factory=dict)
     complete: Callable[[Any, Path], None] | None = None
     beside: Callable[[Any, Path], None] | None = None
     hashed: Callable[[Any], str] | None = None
@@ -71,6 +82,29 @@ KINDS: dict[str, Kind] = {
         hashed=lambda config: f"{config.activation} {config.norm_epsilon}",
     ),
     "judge": Kind(model=judge_model.Judge, config=judge_model.JudgeConfig),
+    "vqgan": Kind(
+        model=vqgan_model.VqGan,
+        config=vqgan_model.VqGanConfig,
+        variants=vqgan_model.VARIANTS,
+        recognises=vqgan.recognises,
+        refuses=vqgan.refuse_larger,
+        adopt=vqgan.adopt,
+        hashed=lambda config: str(config.norm_epsilon),
+    ),
+    "patch-discriminator": Kind(
+        model=discriminator_model.PatchDiscriminator,
+        config=discriminator_model.PatchDiscriminatorConfig,
+        recognises=patch_discriminator.recognises,
+        adopt=patch_discriminator.adopt,
+    ),
+    "lpips": Kind(
+        model=lpips_model.Lpips,
+        config=lpips_model.LpipsConfig,
+        variants={"vgg16": lpips_model.LpipsConfig()},
+        recognises=lpips.recognises,
+        adopt=lpips.adopt,
+        hashed=lambda config: f"{config.unit} {config.epsilon}",
+    ),
     "dvae": Kind(
         model=dvae_model.Dvae,
         config=dvae_model.DvaeConfig,
@@ -78,7 +112,7 @@ KINDS: dict[str, Kind] = {
         recognises=dvae.recognises,
         refuses=dvae.refuse_half,
         adopt=dvae.adopt,
-        parts=dvae.PARTS,
+        halves=dvae.HALVES,
         hashed=lambda config: str(config.margin),
     ),
     "discrete-vae": Kind(

@@ -14,7 +14,7 @@ from lascaux.weights import catalogue
 from lascaux.weights.download import HUB_ID, fetch_entry, fetch_hub
 from lascaux.weights.fingerprint import remember_stored
 from lascaux.weights.folder import Source, find_source
-from lascaux.weights.keymap import require_shapes
+from lascaux.weights.keymap import listed, require_shapes
 from lascaux.weights.kinds import KINDS, adopted, recognise
 from lascaux.weights.published import Published
 from lascaux.weights.reading import Checkpoint, read_tensors
@@ -42,6 +42,7 @@ def load(
     activation: str | None = None,
     config: Any = None,
     tokenizer: str | Path | None = None,
+    part: str | None = None,
 ) -> Any:
     """A model with its weights, in `eval()` mode, and with its tokenizer where it has one.
 
@@ -58,6 +59,8 @@ def load(
         activation: of a file that cannot tell: `quick_gelu` (OpenAI's) or `gelu` (OpenCLIP's).
         config: instead of the one that comes with the weights or follows from their shapes.
         tokenizer: a vocabulary file or folder, instead of the one that comes with the weights.
+        part: of a checkpoint that holds several models, the prefix of the one to load, such as
+            `first_stage_model` of a transformer's.
 
     Raises:
         UnknownModel: there is nothing of that name.
@@ -72,6 +75,8 @@ def load(
         source = replace(source, config=config)
     if tokenizer is not None:
         source = replace(source, vocabulary=Path(tokenizer))
+    if part is not None:
+        source = replace(source, part=part.rstrip("."), model=None)
     return assemble(source, device=device, dtype=dtype, activation=activation)
 
 
@@ -100,7 +105,7 @@ def assemble(
     found, files = read(source)
     name = source.model or recognise(found.tensors.keys(), source=source.label)
     kind = KINDS[name]
-    ours = adopted(name, replace(found, options={"activation": activation}))
+    ours = adopted(name, replace(found, options={**found.options, "activation": activation}))
     state, config = dict(ours.tensors), ours.config
     # Checking the files and putting parts together has touched what may never be used.
     for file in files:
@@ -124,23 +129,36 @@ def read(source: Source) -> tuple[Published, list[Checkpoint]]:
     state: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
     files: list[Checkpoint] = []
-    parts = KINDS[source.model].parts if source.model else {}
+    halves = KINDS[source.model].halves if source.model else {}
     for path in source.weights:
         files.append(read_tensors(path))
-        before = parts.get(path.name, "")
+        before = halves.get(path.name, "")
         shard = {before + name: tensor for name, tensor in files[-1].tensors.items()}
         if twice := state.keys() & shard.keys():
             raise WrongKeys(f"{path}: {min(twice)!r} is in another shard already")
         state.update(shard)
         values.update({before + name: value for name, value in files[-1].metadata.items()})
+    if source.part is not None:
+        state = _of_part(state, source.part, source.label)
     found = Published(
         tensors=state,
         label=source.label,
         paths=source.weights,
         values=values,
         config=source.config,
+        options={"part": source.part},
     )
     return found, files
+
+
+def _of_part(state: dict[str, Tensor], part: str, label: str) -> dict[str, Tensor]:
+    """The tensors under a prefix, without it."""
+    prefix = f"{part}."
+    found = {k.removeprefix(prefix): x for k, x in state.items() if k.startswith(prefix)}
+    if not found:
+        parts = sorted({key.partition(".")[0] for key in state})
+        raise WrongKeys(f"{label}: nothing is under {prefix!r}; its parts are {listed(parts)}")
+    return found
 
 
 def build(make: Callable[[], Built]) -> Built:
@@ -214,7 +232,7 @@ def _by_name(name: str, revision: str | None, offline: bool | None) -> Source:
             raise type(error)(f"{unknown}. As a hub id: {error}") from error
     fetched = fetch_entry(entry, revision=revision, offline=offline)
     source = find_source(fetched.weights)
-    source = replace(source, model=source.model or entry.model)
+    source = replace(source, model=source.model or entry.model, part=entry.part)
     if source.config is None and entry.variant is not None:
         source = replace(source, config=KINDS[entry.model].variants[entry.variant])
     return replace(source, vocabulary=fetched.vocabulary or source.vocabulary)

@@ -1,6 +1,7 @@
 """DALLE-pytorch's DiscreteVAE: what its names become, and what config a file implies.
 
-Its train_vae.py writes `{"hparams": some of the constructor's arguments, "weights": state dict}`.
+Its train_vae.py writes `{"hparams": some of the constructor's arguments, "weights": state dict}`,
+its train_dalle.py the same arguments as `vae_params`, and the tensors under `vae.`.
 """
 
 import logging
@@ -77,7 +78,7 @@ def recognises(keys: Collection[str]) -> bool:
 def adopt(found: Published) -> Adopted:
     """A DiscreteVAE's tensors under our names, and its config.
 
-    The config is that of the shapes, with what the file's `hparams` say besides.
+    The config is that of the shapes, with what the file says besides.
 
     Raises:
         WrongKeys: names are missing or not known.
@@ -86,7 +87,9 @@ def adopt(found: Published) -> Adopted:
     state, config = found.tensors, found.config
     if all(mark in state for mark in _OURS):
         return Adopted(tensors=state, config=config or _config_of_shapes(state, found.label))
-    implied = config or config_from_state(state, found.values.get("hparams"), source=found.label)
+    # Of a file of train_dalle.py, hparams are the transformer's.
+    hparams = found.values.get("vae_params") or found.values.get("hparams")
+    implied = config or config_from_state(state, hparams, source=found.label)
     rules = rules_of(implied)
     tensors = translate(state, rules, source=found.label)
     return Adopted(tensors=tensors, config=implied, rules=rules, layout="dalle-pytorch")

@@ -16,7 +16,7 @@ from lascaux.weights.keymap import Rule, translate
 from lascaux.weights.published import Adopted, Published
 
 # File of a folder -> what stands before the names of its tensors once both are read.
-PARTS = {"encoder.pkl": "encoder.", "decoder.pkl": "decoder."}
+HALVES = {"encoder.pkl": "encoder.", "decoder.pkl": "decoder."}
 # Layout -> what the names of the two halves begin with.
 LAYOUTS = {"openai": ("encoder.", "decoder."), "dalle-pytorch": ("enc.", "dec.")}
 
@@ -97,7 +97,7 @@ def refuse_half(keys: Collection[str], source: str) -> None:
     if _FIRST in keys and "blocks.output.conv.w" in keys:
         raise Unsupported(
             f"{source} is one half of OpenAI's dVAE; put both halves into one folder, under the "
-            f"names {' and '.join(PARTS)}, and load the folder or one of the two"
+            f"names {' and '.join(HALVES)}, and load the folder or one of the two"
         )
 
 
