@@ -1,12 +1,15 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from PIL import Image
 from torch import Tensor
 
 from lascaux.errors import BadInput
+from lascaux.images.preprocess import normalise, to_square
 from lascaux.models.dvae import VARIANTS, Dvae, DvaeConfig, map_pixels, unmap_pixels
 
 TINY = DvaeConfig(
@@ -102,6 +105,17 @@ def test_mapping_pixels_leaves_a_tenth_free_and_is_undone():
     torch.testing.assert_close(unmap_pixels(map_pixels(x)), x)
     assert unmap_pixels(torch.zeros(1, 1, 1)).item() == 0
     assert unmap_pixels(torch.ones(1, 1, 1)).item() == 1
+
+
+def test_a_picture_is_prepared_by_lanczos_and_its_middle_mapped():
+    how = VARIANTS["openai-dvae"].preprocessing
+    draw = np.random.default_rng(0)
+    picture = Image.fromarray(draw.integers(0, 256, (400, 512, 3), dtype=np.uint8))
+    whole = picture.resize((327, 256), Image.Resampling.LANCZOS)
+    expected = np.asarray(whole.crop((36, 0, 36 + 256, 256)))
+    assert np.array_equal(np.asarray(to_square(picture, how)), expected)
+    x = torch.rand(1, 3, 4, 4)
+    torch.testing.assert_close(normalise(x, how.mean, how.std), map_pixels(x))
 
 
 def test_what_comes_out_is_denormalised_without_a_clamp():

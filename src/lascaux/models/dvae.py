@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,9 @@ from torch import Tensor, nn
 
 from lascaux.errors import BadInput
 from lascaux.nn.grid import Grid, as_map, as_tokens, grid_of, require_count, require_ids
+
+if TYPE_CHECKING:
+    from lascaux.images.preprocess import Preprocessing
 
 _STEM_SIZE = 7  # pixels
 
@@ -58,6 +61,23 @@ class DvaeConfig:
     def factor(self) -> int:
         """Pixels per code, along one side."""
         return 2 ** (self.groups - 1)
+
+    @property
+    def preprocessing(self) -> "Preprocessing":
+        """What a picture goes through; its mean and std map the pixels.
+
+        OpenAI's notebook rounds the longer side where this cuts it: up to a pixel before the crop.
+        """
+        from lascaux.images.preprocess import Preprocessing
+
+        reach = 1 - 2 * self.margin
+        mean, std = -self.margin / reach, 1 / reach
+        return Preprocessing(
+            size=self.image_size,
+            filter="lanczos",
+            mean=(mean, mean, mean),
+            std=(std, std, std),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types; `from_json` gives the same config back."""
