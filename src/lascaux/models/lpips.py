@@ -48,6 +48,13 @@ class LpipsConfig:
         return cls(**{**fields, **lists})
 
 
+VARIANTS: dict[str, LpipsConfig] = {
+    "vgg16": LpipsConfig(),
+    # HFAiLab/clip-gen, losses/lpips.py: the same weights, another floor of the unit length.
+    "clip-gen": LpipsConfig(unit="floor", epsilon=1e-12),
+}
+
+
 class Lpips(nn.Module):
     """A distance of pictures that agrees with people better than one of pixels."""
 

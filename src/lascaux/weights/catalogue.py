@@ -169,6 +169,178 @@ def _ochre(name: str, model: str, notes: str) -> Entry:
     )
 
 
+_HEIBOX = "https://heibox.uni-heidelberg.de"
+_TAMING = "CompVis, 2020 (https://github.com/CompVis/taming-transformers)"
+_LATENT = "CompVis, 2021 (https://github.com/CompVis/latent-diffusion)"
+
+
+def _heibox(link: str, called: str) -> RemoteFile:
+    return RemoteFile(url=f"{_HEIBOX}/f/{link}/?dl=1", folder="taming", called=called)
+
+
+def _offered(url: str, called: str, how: str) -> RemoteFile:
+    """A file behind a page, or inside an archive."""
+    return RemoteFile(url=url, folder="taming", called=called, by_hand=how.format(url=url))
+
+
+_LAST = "open {url} and download checkpoints/last.ckpt of what it offers"
+_UNPACK = "fetch {url} and unpack it; the file is model.ckpt in there"
+
+
+def _vqgan(
+    name: str,
+    variant: str,
+    *files: RemoteFile,
+    source: str = _TAMING,
+    part: str | None = None,
+    licence: str = "MIT",
+    notes: str = "",
+    aliases: tuple[str, ...] = (),
+) -> Entry:
+    return Entry(
+        name=name,
+        aliases=aliases,
+        model="vqgan",
+        variant=variant,
+        part=part,
+        files=files,
+        licence=licence,
+        source=source,
+        notes=notes,
+    )
+
+
+def _stages(name: str, page: str, first: str, condition: str | None, of: str) -> tuple[Entry, ...]:
+    """The VQGANs inside one of CompVis's transformers."""
+    file = _offered(page, f"{name}_transformer.ckpt", _LAST)
+    inside = f"Inside the transformer's checkpoint: {of}."
+    entries = [
+        _vqgan(f"{name}_first_stage", first, file, part="first_stage_model", notes=inside),
+    ]
+    if condition is not None:
+        entries.append(
+            _vqgan(f"{name}_cond_stage", condition, file, part="cond_stage_model", notes=inside)
+        )
+    return tuple(entries)
+
+
+_VQGANS = (
+    _vqgan(
+        "vqgan_imagenet_f16_1024",
+        "imagenet-f16-1024",
+        _heibox("140747ba53464f49b476", "vqgan_imagenet_f16_1024.ckpt"),
+        notes=f"All files: {_HEIBOX}/d/8088892a516d4e3baf92",
+    ),
+    _vqgan(
+        "vqgan_imagenet_f16_16384",
+        "imagenet-f16-16384",
+        _heibox("867b05fc8c4841768640", "vqgan_imagenet_f16_16384.ckpt"),
+        notes=f"All files: {_HEIBOX}/d/a7530b09fed84f80a887",
+    ),
+    _vqgan(
+        "vqgan_gumbel_f8",
+        "gumbel-f8",
+        _heibox("34a747d5765840b5a99d", "vqgan_gumbel_f8.ckpt"),
+        aliases=("vqgan_gumbel_f8_8192", "vqgan_openimages_f8_8192"),
+        notes=f"All files: {_HEIBOX}/d/2e5662443a6b4307b470",
+    ),
+    _vqgan(
+        "vq-f8",
+        "vq-f8",
+        _offered("https://ommer-lab.com/files/latent-diffusion/vq-f8.zip", "vq-f8.ckpt", _UNPACK),
+        source=_LATENT,
+        aliases=("vqgan_openimages_f8_16384",),
+    ),
+    _vqgan(
+        "vq-f8-n256",
+        "vq-f8-n256",
+        _offered(
+            "https://ommer-lab.com/files/latent-diffusion/vq-f8-n256.zip",
+            "vq-f8-n256.ckpt",
+            _UNPACK,
+        ),
+        source=_LATENT,
+        aliases=("vqgan_openimages_f8_256",),
+    ),
+    _vqgan(
+        "vqgan_faceshq",
+        "faceshq",
+        _offered("https://k00.fr/uxy5usa9", "faceshq_vqgan.ckpt", _LAST),
+        notes="2020-11-09T13-33-36_faceshq_vqgan",
+    ),
+    _vqgan(
+        "vqgan_imagenet_depth",
+        "depth",
+        _offered("https://k00.fr/55rlxs6i", "imagenetdepth_vqgan.ckpt", _LAST),
+        notes="2020-11-03T15-34-24_imagenetdepth_vqgan; depth maps in one channel",
+    ),
+    *_stages(
+        *("sflckr", f"{_HEIBOX}/d/73487ab6e5314cb5adba", "imagenet-f16-1024", "sflckr-labels"),
+        "landscapes and their 182 classes",
+    ),
+    *_stages(
+        *("drin", "https://k00.fr/39jcugc5", "imagenet-f16-1024", "depth"),
+        "ImageNet and its depth maps",
+    ),
+    *_stages("faceshq", "https://k00.fr/qqfl2do8", "faceshq", None, "faces"),
+    *_stages("celebahq", "https://k00.fr/2xkmielf", "imagenet-f16-1024", None, "faces"),
+    *_stages("ffhq", "https://k00.fr/yndvfu95", "imagenet-f16-1024", None, "faces"),
+    *_stages("cin", "https://k00.fr/s511rwcv", "imagenet-f16-16384", None, "ImageNet"),
+    *_stages(
+        *("coco", "https://k00.fr/2zz6i2ce", "coco-8k", "coco-labels"),
+        "COCO and its 183 classes",
+    ),
+    *_stages(
+        *("ade20k", "https://k00.fr/ot46cksa", "ade20k", "ade20k-labels"),
+        "scenes and their 151 classes",
+    ),
+    _vqgan(
+        "vqgan_coco_f16_8192",
+        "coco-8k",
+        _heibox("78dea9589974474c97c1", "vqgan_coco_f16_8192.ckpt"),
+        notes="First stage of the scene transformers.",
+    ),
+    _vqgan(
+        "vqgan_coco_openimages_f16_8192",
+        "coco-8k",
+        _heibox("461d9a9f4fcf48ab84f4", "vqgan_coco_openimages_f16_8192.ckpt"),
+        notes="First stage of the scene transformers.",
+    ),
+    _vqgan(
+        "clip-gen-vqgan-coco",
+        "clip-gen-coco",
+        RemoteFile(
+            url="https://github.com/HFAiLab/clip-gen/releases/download/v0.1.0/vqgan_coco.pt",
+            folder="clip-gen",
+        ),
+        licence="not stated",
+        source="HFAiLab, 2022 (https://github.com/HFAiLab/clip-gen)",
+    ),
+)
+_LPIPS = Entry(
+    name="lpips-vgg16",
+    model="lpips",
+    variant="vgg16",
+    files=(
+        # The name has the first eight digits of the hash; the rest is that of the file so named.
+        RemoteFile(
+            url="https://download.pytorch.org/models/vgg16-397923af.pth",
+            folder="lpips",
+            sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        ),
+        # taming-transformers' copy has the same MD5, d507d7349b931f0638a25a48a722f98a.
+        RemoteFile(
+            url="https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/"
+            "weights/v0.1/vgg.pth",
+            folder="lpips",
+            sha256="a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+        ),
+    ),
+    licence="CC-BY-4.0 AND BSD-2-Clause",
+    source="VGG, 2014, and Zhang et al., 2018 (https://github.com/richzhang/PerceptualSimilarity)",
+    notes="Both files together are one model; for training, and as a measure.",
+)
+
 ENTRIES: tuple[Entry, ...] = (
     _ochre(
         "ochre-clip",
@@ -205,6 +377,8 @@ ENTRIES: tuple[Entry, ...] = (
     _laion("CLIP-ViT-B-32-DataComp.XL-s13B-b90K", "openclip-ViT-B-32"),
     _laion("CLIP-ViT-B-16-DataComp.XL-s13B-b90K", "openclip-ViT-B-16"),
     _laion("CLIP-ViT-L-14-DataComp.XL-s13B-b90K", "openclip-ViT-L-14"),
+    *_VQGANS,
+    _LPIPS,
 )
 
 

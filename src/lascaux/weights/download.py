@@ -57,10 +57,12 @@ class Fetched:
     Attributes:
         weights: the weights file, or the folder of the model.
         vocabulary: the tokenizer's file where it is apart from the weights.
+        more: further weights files of the same model.
     """
 
     weights: Path
     vocabulary: Path | None = None
+    more: tuple[Path, ...] = ()
 
 
 def fetch_entry(
@@ -89,7 +91,7 @@ def fetch_entry(
     # The small file first: an unreachable network is then known at once.
     vocabulary = [fetch(file, offline=offline) for file in entry.tokenizer]
     weights = [fetch(file, offline=offline, progress=progress) for file in entry.files]
-    return Fetched(weights[0], vocabulary[0] if vocabulary else None)
+    return Fetched(weights[0], vocabulary[0] if vocabulary else None, tuple(weights[1:]))
 
 
 def cache_folder() -> Path:

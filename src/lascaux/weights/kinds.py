@@ -100,7 +100,7 @@ KINDS: dict[str, Kind] = {
     "lpips": Kind(
         model=lpips_model.Lpips,
         config=lpips_model.LpipsConfig,
-        variants={"vgg16": lpips_model.LpipsConfig()},
+        variants=lpips_model.VARIANTS,
         recognises=lpips.recognises,
         adopt=lpips.adopt,
         hashed=lambda config: f"{config.unit} {config.epsilon}",

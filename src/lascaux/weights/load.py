@@ -1,6 +1,6 @@
 """Models by name, folder or file: found, read, checked and built without initialisation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ Built = TypeVar("Built", bound=nn.Module)
 
 
 def load(
-    name: str | Path,
+    name: str | Path | Sequence[str | Path],
     *,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = torch.float32,
@@ -50,7 +50,8 @@ def load(
 
     Args:
         name: a folder or file, else a name or alias of the catalogue (`ViT-B/32`, `ochre-clip`),
-            else a hub id (`openai/clip-vit-base-patch32`).
+            else a hub id (`openai/clip-vit-base-patch32`). Several files where one model's
+            weights are in them together.
         device: where the weights go.
         dtype: what all weights are kept in, whatever they are stored in: float32, bfloat16,
             float16 or float64.
@@ -80,12 +81,22 @@ def load(
     return assemble(source, device=device, dtype=dtype, activation=activation)
 
 
-def find(name: str | Path, *, revision: str | None = None, offline: bool | None = None) -> Source:
+def find(
+    name: str | Path | Sequence[str | Path],
+    *,
+    revision: str | None = None,
+    offline: bool | None = None,
+) -> Source:
     """Where the parts of a model are, downloaded if they must be.
 
     Raises:
         UnknownModel, DownloadFailed, WrongHash: as `load`.
     """
+    if not isinstance(name, str | Path):
+        if not name:
+            raise UnknownModel("no file was named")
+        first, *others = (find(Path(each)) for each in name)
+        return replace(first, weights=first.weights + sum((o.weights for o in others), ()))
     path = Path(name).expanduser()
     if path.exists():
         return find_source(path)
@@ -232,7 +243,12 @@ def _by_name(name: str, revision: str | None, offline: bool | None) -> Source:
             raise type(error)(f"{unknown}. As a hub id: {error}") from error
     fetched = fetch_entry(entry, revision=revision, offline=offline)
     source = find_source(fetched.weights)
-    source = replace(source, model=source.model or entry.model, part=entry.part)
+    source = replace(
+        source,
+        weights=(*source.weights, *fetched.more),
+        model=source.model or entry.model,
+        part=entry.part,
+    )
     if source.config is None and entry.variant is not None:
         source = replace(source, config=KINDS[entry.model].variants[entry.variant])
     return replace(source, vocabulary=fetched.vocabulary or source.vocabulary)

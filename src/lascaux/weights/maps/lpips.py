@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from lascaux.models.lpips import LpipsConfig
-from lascaux.weights.keymap import Rule, translate
+from lascaux.weights.keymap import Rule, dropped_by, translate
 from lascaux.weights.published import Adopted, Published
 
 # Numbers of the convolutions in torchvision's VGG16, stage by stage.
@@ -71,7 +71,8 @@ def adopt(found: Published) -> Adopted:
     rules, _ = LAYOUTS[name]
     state = translate(found.tensors, rules, source=found.label) if rules else found.tensors
     config = found.config or _config(state)
-    return Adopted(tensors=dict(state), config=config, rules=rules, layout=name)
+    dropped = dropped_by(found.tensors, rules)
+    return Adopted(tensors=dict(state), config=config, rules=rules, layout=name, dropped=dropped)
 
 
 def _config(state: dict[str, Tensor]) -> LpipsConfig:

@@ -269,15 +269,13 @@ def adopt(found: Published) -> Adopted:
         for key, tensor in found.tensors.items()
         if key.startswith(prefix)
     }
-    dropped: dict[str, str] = {}
-    if layout.name != "lascaux":
-        dropped = {
-            key: why
-            for key in state
-            for start, why in _DROPPED.items()
-            if key.startswith(start) and (start != "discriminator." or layout.name == "clip-gen")
-        }
-    state = {key: tensor for key, tensor in state.items() if key not in dropped}
+    dropped = {
+        key: why
+        for key in found.tensors
+        for start, why in _DROPPED.items()
+        if key.startswith((start, prefix + start))
+    }
+    state = {key: tensor for key, tensor in state.items() if prefix + key not in dropped}
     rules = layout.rules(state)
     if rules:
         state = translate(state, rules, source=found.label)
