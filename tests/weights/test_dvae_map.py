@@ -13,6 +13,7 @@ from dall_e_pickles import LEGACY, saved_halves
 from lascaux.errors import BadInput, LascauxError, UnknownModel, UnsafeFile, Unsupported, WrongKeys
 from lascaux.models import dvae as dvae_model
 from lascaux.models.dvae import VARIANTS, Dvae, DvaeConfig
+from lascaux.weights.convert import convert
 from lascaux.weights.keymap import translate, translate_back
 from lascaux.weights.load import load
 from lascaux.weights.maps.dvae import LAYOUTS, recognises, rules_of
@@ -149,6 +150,17 @@ def test_a_saved_folder_gives_the_same_model_and_a_bare_file_of_it_too(tmp_path:
     bare = load(tmp_path / "bare.safetensors")
     assert bare.config == TINY  # shapes do not tell the rest
     assert_same(load(tmp_path / "bare.safetensors", config=model.config), model)
+
+
+def test_both_files_are_converted_into_one_folder(tmp_path: Path):
+    model = dvae()
+    saved_halves(tmp_path, published(model), ATTRIBUTES)
+    report = convert(tmp_path, tmp_path / "converted")
+    assert report.layout == "openai"
+    assert report.matched == len(model.state_dict())
+    assert [Path(file.path).name for file in report.sources] == ["encoder.pkl", "decoder.pkl"]
+    assert (tmp_path / "converted" / "model.safetensors").is_file()
+    assert_same(load(tmp_path / "converted"), model)
 
 
 def test_exchanged_files_are_noticed(tmp_path: Path):

@@ -245,7 +245,8 @@ def _by_name(name: str, revision: str | None, offline: bool | None) -> Source:
     source = find_source(fetched.weights)
     source = replace(
         source,
-        weights=(*source.weights, *fetched.more),
+        # Of halves, the first file has led to the second already.
+        weights=tuple(dict.fromkeys((*source.weights, *fetched.more))),
         model=source.model or entry.model,
         part=entry.part,
     )

@@ -137,9 +137,7 @@ def adopt(found: Published) -> Adopted:
     _require_agreement(implied, found.values, found.label)
     rules = rules_of(implied, layout)
     tensors = translate(state, rules, source=found.label)
-    return Adopted(
-        tensors=tensors, config=found.config or implied, rules=rules, layout=f"{layout} dVAE"
-    )
+    return Adopted(tensors=tensors, config=found.config or implied, rules=rules, layout=layout)
 
 
 def _config_of_published(state: Mapping[str, Tensor], layout: str, source: str) -> DvaeConfig:
