@@ -122,7 +122,7 @@ def test_the_middle_of_a_thin_picture_is_that_of_the_whole(size, mode, monkeypat
     assert difference.max() <= (0 if 1 in size else 2)
 
 
-@pytest.mark.parametrize("filter", ["bicubic", "bilinear", "opencv-bicubic"])
+@pytest.mark.parametrize("filter", ["bicubic", "bilinear", "lanczos", "opencv-bicubic"])
 def test_pictures_of_one_pixel_by_thousands_are_prepared(filter):
     how = Preprocessing(size=224, filter=filter)
     for shape in [(5000, 1, 3), (1, 5000, 3), (1, 1, 3)]:
@@ -262,7 +262,7 @@ def test_denormalising_undoes_normalising():
 
 
 @pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
-@pytest.mark.parametrize("filter", ["bicubic", "bilinear", "opencv-bicubic"])
+@pytest.mark.parametrize("filter", ["bicubic", "bilinear", "lanczos", "opencv-bicubic"])
 @pytest.mark.parametrize("reading", ["photo", "official"])
 def test_json_brings_the_same_preprocessing_back(resize, filter, reading):
     how = Preprocessing(

@@ -27,6 +27,8 @@ from lascaux.weights.kinds import KINDS
         ("ViT-L-14-336-quickgelu", "ViT-L/14@336px"),
         ("rn50X64", "RN50x64"),
         ("OCHRE_clip", "ochre-clip"),
+        ("OpenAI dVAE", "openai-dvae"),
+        ("dvae", "openai-dvae"),
         ("openai/clip-vit-base-patch32", "openai/clip-vit-base-patch32"),
         ("CLIP-ViT-H-14-laion2B-s32B-b79K", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"),
     ],

@@ -19,13 +19,17 @@ from lascaux.images.decode import Reading, Source, quiet_pillow, read_picture
 from lascaux.images.opencv import resize_bicubic
 
 Resize = Literal["crop", "squash", "pad"]
-Filter = Literal["bicubic", "bilinear", "opencv-bicubic"]
+Filter = Literal["bicubic", "bilinear", "lanczos", "opencv-bicubic"]
 Colour = tuple[float, float, float]
 
 CLIP_MEAN: Colour = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Colour = (0.26862954, 0.26130258, 0.27577711)
 
-_PILLOW = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_PILLOW = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 # A thin picture grows enormous before its middle is cut out. Beyond this many pixels only the
 # middle is made. Of lines one pixel wide it is the same; else Pillow may take its two passes in
 # another order, which shows where values are clipped in between.
@@ -75,7 +79,7 @@ class Preprocessing:
             "size": {"shortest_edge": self.size}
             if self.resize == "crop"
             else {"height": self.size, "width": self.size},
-            "resample": int(Image.Resampling.BILINEAR if self.filter == "bilinear" else 3),
+            "resample": int(_PILLOW.get(self.filter, Image.Resampling.BICUBIC)),
             "do_center_crop": self.resize == "crop",
             "crop_size": {"height": self.size, "width": self.size},
             "do_rescale": True,

@@ -356,6 +356,20 @@ ENTRIES: tuple[Entry, ...] = (
         _hub(hub, name, "OpenAI, 2021", notes=f"The same weights as {name}.")
         for name, hub in _SAME_ON_HUB.items()
     ),
+    Entry(
+        name="openai-dvae",
+        aliases=("dvae", "openai/DALL-E", "dall-e-dvae"),
+        model="dvae",
+        variant="openai-dvae",
+        key_map="openai",
+        files=tuple(
+            RemoteFile(url=f"https://cdn.openai.com/dall-e/{half}.pkl", folder="openai-dall-e")
+            for half in ("encoder", "decoder")
+        ),
+        licence="LicenseRef-OpenAI-Modified-MIT",
+        source="OpenAI, 2021 (https://github.com/openai/DALL-E)",
+        notes="Pictures as 32 x 32 of 8192 codes and back; the transformer was never published.",
+    ),
     _laion("CLIP-ViT-B-32-laion2B-s34B-b79K", "openclip-ViT-B-32"),
     _laion("CLIP-ViT-B-16-laion2B-s34B-b88K", "openclip-ViT-B-16"),
     _laion("CLIP-ViT-L-14-laion2B-s32B-b82K", "openclip-ViT-L-14"),

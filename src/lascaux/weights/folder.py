@@ -11,9 +11,11 @@ from lascaux.weights.published import read_json
 
 LIBRARY = "lascaux"  # library_name in the config.json of folders that we save
 WEIGHTS = "model.safetensors"
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".jit")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".jit", ".pkl")
 
-_KNOWN = frozenset({WEIGHTS, *(name for kind in KINDS.values() for name in kind.weights)})
+_KNOWN = frozenset(
+    {WEIGHTS, *(name for kind in KINDS.values() for name in (*kind.weights, *kind.halves))}
+)
 _VOCABULARIES = ("tokenizer.json", "bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt")
 
 
@@ -33,8 +35,9 @@ def find_source(path: Path) -> Source:
     """The parts of the model in a folder, or around a file.
 
     A folder is one that `lascaux.save` wrote, one of Hugging Face's `CLIPModel`, or one of
-    OpenCLIP's; or it holds a single weights file. A weights file inside such a folder stands for
-    the folder, because only its config tells the activation.
+    OpenCLIP's; or it holds a single weights file, or both halves of one checkpoint. A weights
+    file inside such a folder stands for the folder, because only its config tells the activation,
+    or because it is a half.
 
     Raises:
         UnknownModel: there is nothing of the kind.
@@ -46,7 +49,7 @@ def find_source(path: Path) -> Source:
     if not path.is_file():
         raise UnknownModel(f"{path} is neither a file nor a folder")
     if path.name in _KNOWN and (found := _with_config(path.parent)):
-        return replace(found, weights=_shards(path))
+        return found if path in found.weights else replace(found, weights=_shards(path))
     return Source(str(path), (path,), vocabulary=_vocabulary(path.parent))
 
 
@@ -71,6 +74,8 @@ def _with_config(folder: Path) -> Source | None:
         if kind.folder is not None and (found := kind.folder(folder)):
             names, config = found
             return Source(str(folder), _weights(folder, names), name, config, _vocabulary(folder))
+        if kind.halves and all((folder / half).is_file() for half in kind.halves):
+            return Source(str(folder), tuple(folder / half for half in kind.halves), name)
     if (foreign := published.get("model_type")) is not None:
         raise Unsupported(f"{folder} holds a {foreign!r} model; supported is a CLIPModel ('clip')")
     return None

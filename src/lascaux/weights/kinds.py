@@ -9,11 +9,21 @@ from torch import nn
 
 from lascaux.errors import Unsupported, WrongKeys
 from lascaux.models import clip as clip_model
+from lascaux.models import discrete_vae as discrete_vae_model
+from lascaux.models import dvae as dvae_model
 from lascaux.models import judge as judge_model
 from lascaux.models import lpips as lpips_model
 from lascaux.models import patch_discriminator as discriminator_model
 from lascaux.models import vqgan as vqgan_model
-from lascaux.weights.maps import clip, clip_folder, lpips, patch_discriminator, vqgan
+from lascaux.weights.maps import (
+    clip,
+    clip_folder,
+    discrete_vae,
+    dvae,
+    lpips,
+    patch_discriminator,
+    vqgan,
+)
 from lascaux.weights.published import Adopted, Published
 
 
@@ -35,6 +45,8 @@ class Kind:
         folder: of a publisher's folder the weights files to look for, in order, and the config;
             None where it is no such folder.
         weights: every file name that `folder` may give.
+        halves: files of a folder that make one checkpoint together, by name, and what is put
+            before the names of each one's tensors and values.
         complete: gives a loaded model the tokenizer found beside it.
         beside: writes what goes beside config and weights into a folder.
         hashed: what of the config changes an answer and leaves shapes as they are; for the hash.
@@ -48,6 +60,7 @@ class Kind:
     adopt: Callable[[Published], Adopted] | None = None
     folder: Callable[[Path], tuple[tuple[str, ...], Any] | None] | None = None
     weights: tuple[str, ...] = ()
+    halves: Mapping[str, str] = field(default_factory=dict)
     complete: Callable[[Any, Path], None] | None = None
     beside: Callable[[Any, Path], None] | None = None
     hashed: Callable[[Any], str] | None = None
@@ -91,6 +104,23 @@ KINDS: dict[str, Kind] = {
         recognises=lpips.recognises,
         adopt=lpips.adopt,
         hashed=lambda config: f"{config.unit} {config.epsilon}",
+    ),
+    "dvae": Kind(
+        model=dvae_model.Dvae,
+        config=dvae_model.DvaeConfig,
+        variants=dvae_model.VARIANTS,
+        recognises=dvae.recognises,
+        refuses=dvae.refuse_half,
+        adopt=dvae.adopt,
+        halves=dvae.HALVES,
+        hashed=lambda config: str(config.margin),
+    ),
+    "discrete-vae": Kind(
+        model=discrete_vae_model.DiscreteVae,
+        config=discrete_vae_model.DiscreteVaeConfig,
+        recognises=discrete_vae.recognises,
+        adopt=discrete_vae.adopt,
+        hashed=lambda config: f"{config.mean} {config.std}",
     ),
 }
 

@@ -140,13 +140,15 @@ def read(source: Source) -> tuple[Published, list[Checkpoint]]:
     state: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
     files: list[Checkpoint] = []
+    halves = KINDS[source.model].halves if source.model else {}
     for path in source.weights:
         files.append(read_tensors(path))
-        shard = files[-1].tensors
+        before = halves.get(path.name, "")
+        shard = {before + name: tensor for name, tensor in files[-1].tensors.items()}
         if twice := state.keys() & shard.keys():
             raise WrongKeys(f"{path}: {min(twice)!r} is in another shard already")
         state.update(shard)
-        values.update(files[-1].metadata)
+        values.update({before + name: value for name, value in files[-1].metadata.items()})
     if source.part is not None:
         state = _of_part(state, source.part, source.label)
     found = Published(
@@ -243,7 +245,8 @@ def _by_name(name: str, revision: str | None, offline: bool | None) -> Source:
     source = find_source(fetched.weights)
     source = replace(
         source,
-        weights=(*source.weights, *fetched.more),
+        # Of halves, the first file has led to the second already.
+        weights=tuple(dict.fromkeys((*source.weights, *fetched.more))),
         model=source.model or entry.model,
         part=entry.part,
     )

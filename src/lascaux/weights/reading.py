@@ -36,6 +36,7 @@ NESTS = (
 _TRAINING = ("optim", "lr_", "scheduler", "callbacks", "loops", "amp", "scaler", "rng", "random_")
 _DEEPEST_NEST = 4
 _MOST_SKIPPED = 1000
+CLASS = "class"  # no attribute of Python is called so
 _MOST_VALUES = 200_000
 _SAFETENSORS = {
     "BOOL": torch.bool,
@@ -65,7 +66,8 @@ class Checkpoint:
         tensors: published name -> tensor on the CPU; mapped from the file where its layout allows,
             so that tensors of one storage share memory and nothing is read before it is used.
         metadata: plain values beside the weights (epoch, step, hyper-parameters); ``inside`` names
-            the dictionary the tensors were taken from, where they were nested.
+            the dictionary the tensors were taken from, where they were nested. Of a module that was
+            saved whole, its attributes, and under ``class`` what it was an object of.
         container: how the file is made.
         skipped: one line for everything that was left out: unknown classes, optimiser states.
         let_go: gives the memory of what was touched of the file back to the system; for before the
@@ -354,11 +356,12 @@ def _metadata(root: Any, taken: str, names: Iterable[str], skipped: list[str]) -
     """Plain values beside the state dict; what is not plain gets a line in `skipped`."""
     if isinstance(root, Placeholder) and isinstance(root.state, dict):
         # Attributes of a module saved whole or scripted: numbers such as an input resolution.
-        return {
+        attributes = {
             key: each
             for key, each in root.state.items()
             if isinstance(key, str) and type(each) in (int, float, str) and not key.startswith("_")
         }
+        return attributes | {CLASS: str(root.of)}
     beside = _Beside(skipped)
     metadata: dict[str, Any] = {}
     outer = taken.partition(".")[0]
