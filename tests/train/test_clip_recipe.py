@@ -274,6 +274,6 @@ def test_a_dry_run_of_a_run_that_stands_somewhere_counts_what_is_left(
     assert json.loads(capsys.readouterr().out)["done"] == 3
     assert main([*words, "--dry-run"]) == 0
     told = capsys.readouterr().out
-    assert "8 steps of 12, 3.56 epochs of 27, 3 are done" in told
+    assert "8 steps of 12, 3.6 epochs of 27, 3 are done" in told
     assert main(words) == 0
     assert (tmp_path / "clip-0" / "model" / "config.json").exists()

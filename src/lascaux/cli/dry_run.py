@@ -29,7 +29,7 @@ def dry_run(recipe: Any, running: Any, folder: Path, processes: int, *, as_json:
     print("disk")
     print(f"  {'checkpoints, at most':<28}{_bytes(found.disk):>16}")
     print("time")
-    seen = f", {found.epochs:.3g} epochs of {found.records:,}" if found.epochs is not None else ""
+    seen = f", {found.epochs:,.1f} epochs of {found.records:,}" if found.epochs is not None else ""
     done = f", {found.done:,} are done" if found.done else ""
     print(f"  {found.steps:,} steps of {found.batch_size}{seen}{done}")
     how = "measured on steps of full size" if found.measured else "scaled from a small step"
