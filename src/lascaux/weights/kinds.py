@@ -10,7 +10,9 @@ from torch import nn
 from lascaux.errors import Unsupported, WrongKeys
 from lascaux.models import clip as clip_model
 from lascaux.models import judge as judge_model
-from lascaux.weights.maps import clip, clip_folder
+from lascaux.models import styled_vq as styled_vq_model
+from lascaux.models import titok as titok_model
+from lascaux.weights.maps import clip, clip_folder, styled_vq, titok
 from lascaux.weights.published import Adopted, Published
 
 
@@ -66,6 +68,25 @@ KINDS: dict[str, Kind] = {
         hashed=lambda config: f"{config.activation} {config.norm_epsilon}",
     ),
     "judge": Kind(model=judge_model.Judge, config=judge_model.JudgeConfig),
+    "styled_vq": Kind(
+        model=styled_vq_model.StyledVq,
+        config=styled_vq_model.StyledVqConfig,
+        variants=styled_vq_model.VARIANTS,
+        recognises=styled_vq.recognises,
+        refuses=styled_vq.refuse_kin,
+        adopt=styled_vq.adopt,
+        hashed=styled_vq.decisive,
+    ),
+    "titok": Kind(
+        model=titok_model.TiTok,
+        config=titok_model.TiTokConfig,
+        variants=titok_model.VARIANTS,
+        recognises=titok.recognises,
+        adopt=titok.adopt,
+        folder=titok.published_folder,
+        weights=titok.WEIGHTS,
+        hashed=titok.decisive,
+    ),
 }
 
 
