@@ -41,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="vocabulary file or folder; openai fetches OpenAI's; by default the one beside FILE",
     )
     parser.add_argument(
+        "--part",
+        metavar="PREFIX",
+        help="of a checkpoint of several models the one to take, such as first_stage_model",
+    )
+    parser.add_argument(
         "--force", action="store_true", help="replace a folder that Lascaux wrote before"
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -58,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         dtype=arguments.dtype,
         activation=arguments.activation,
         tokenizer=arguments.tokenizer,
+        part=arguments.part,
         force=arguments.force,
     )
     if arguments.json:
@@ -68,7 +74,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _lines(report: "Conversion") -> list[str]:
-    config = report.config
     lines = [line for file in report.sources for line in _listed("read", file)]
     lines.append(_line("container", report.container))
     keys = f"{report.matched} keys matched, {len(report.dropped)} dropped"
@@ -78,22 +83,27 @@ def _lines(report: "Conversion") -> list[str]:
     if len(report.left_out) > _SHOWN:
         shown.append(f"and {len(report.left_out) - _SHOWN} more")
     lines += [_line("left out" if not place else "", each) for place, each in enumerate(shown)]
-    tower = "ResNet" if config.patch_size is None else f"ViT, patches of {config.patch_size}"
-    lines.append(
-        _line("model", f"{tower}, {config.image_size} px, {config.embed_width} dimensions")
-    )
-    other = "gelu" if config.activation == "quick_gelu" else "quick_gelu"
-    known = report.activation_known or f"assumed; --activation {other} if scores look wrong"
-    lines.append(_line("", f"activation {config.activation} ({known})"))
+    lines += _about_clip(report) if report.model == "clip" else [_line("model", report.model)]
     kinds = ", ".join(f"{name} x {count}" for name, count in report.dtypes.items())
     lines.append(_line("dtype", f"{report.dtype} (in the file: {kinds})"))
     for place, file in enumerate(report.written):
         lines += _listed("wrote" if not place else "", file)
-    lines.append(_line("tokenizer", report.tokenizer or f"none; {report.advice}"))
-    lines.append(
-        _line("next", f"lascaux classify PHOTO --classes 'cat, dog' --model {report.folder}")
-    )
+    if report.model == "clip":
+        then = f"lascaux classify PHOTO --classes 'cat, dog' --model {report.folder}"
+        lines.append(_line("tokenizer", report.tokenizer or f"none; {report.advice}"))
+        lines.append(_line("next", then))
     return lines
+
+
+def _about_clip(report: "Conversion") -> list[str]:
+    config = report.config
+    tower = "ResNet" if config.patch_size is None else f"ViT, patches of {config.patch_size}"
+    other = "gelu" if config.activation == "quick_gelu" else "quick_gelu"
+    known = report.activation_known or f"assumed; --activation {other} if scores look wrong"
+    return [
+        _line("model", f"{tower}, {config.image_size} px, {config.embed_width} dimensions"),
+        _line("", f"activation {config.activation} ({known})"),
+    ]
 
 
 def _line(label: str, text: str) -> str:

@@ -61,7 +61,9 @@ def _where(entry: Entry) -> str:
     if entry.hub:
         return "hub"
     there = all(place_of(file).is_file() for file in (*entry.files, *entry.tokenizer))
-    return "in cache" if there else "download"
+    if there:
+        return "in cache"
+    return "by hand" if any(file.by_hand for file in entry.files) else "download"
 
 
 def _info(entry: Entry, *, as_json: bool) -> int:
@@ -109,9 +111,9 @@ def _file(file: RemoteFile) -> dict[str, Any]:
 
 def _config(entry: Entry) -> dict[str, Any]:
     """The sizes of a variant; empty where only the folder tells."""
-    if entry.variant is None or entry.model != "clip" or entry.hub:
+    if entry.variant is None or entry.hub:
         return {}
     # Here and not above, because it imports torch.
-    from lascaux.models.clip import VARIANTS
+    from lascaux.weights.kinds import KINDS
 
-    return VARIANTS[entry.variant].to_json()
+    return KINDS[entry.model].variants[entry.variant].to_json()

@@ -56,5 +56,10 @@ def official_name(model: str) -> str | None:
         entry = find(model)
     except UnknownModel:
         return None
-    same = [e.name for e in ENTRIES if e.name in official_names() and e.variant == entry.variant]
+    same = [
+        each.name
+        for each in ENTRIES
+        if each.name in official_names()
+        and (each.model, each.variant) == (entry.model, entry.variant)
+    ]
     return same[0] if same else None

@@ -272,8 +272,7 @@ class Level(nn.Module):
     def __init__(self, widths: list[int], attends: bool, config: VqGanConfig) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            ResidualBlock(width, out_width, config)
-            for width, out_width in pairwise(widths)
+            ResidualBlock(width, out_width, config) for width, out_width in pairwise(widths)
         )
         self.attention = nn.ModuleList(Attention(width, config) for width in widths[1:] if attends)
         self.resample: nn.Module = nn.Identity()

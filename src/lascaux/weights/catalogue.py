@@ -19,21 +19,25 @@ class RemoteFile:
     """One file of a publisher.
 
     Attributes:
-        url: where it is published.
+        url: where it is published; a page, where no address leads to the file itself.
         folder: the folder of the cache it is kept in, one for each publisher.
         sha256: 64 hexadecimal digits, or None where the publisher gives none.
         size: bytes, or None where that is not known.
+        called: what it is kept as, where its address does not end in a name.
+        by_hand: what a person does to get it, where the library cannot fetch it.
     """
 
     url: str
     folder: str
     sha256: str | None = None
     size: int | None = None
+    called: str | None = None
+    by_hand: str = ""
 
     @property
     def name(self) -> str:
         """The file's name."""
-        return self.url.rstrip("/").rpartition("/")[2]
+        return self.called or self.url.rstrip("/").rpartition("/")[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,8 @@ class Entry:
         variant: its config's name among the variants of that model; None: the config is in the
             folder with the weights, and only that tells.
         key_map: the layout of its tensors' names, or None where the folder tells.
-        files: the weights.
+        part: the prefix of its keys, where the files hold larger models of which it is a part.
+        files: the weights, and behind them what must lie beside them.
         hub: an id on the Hugging Face hub.
         embedded: the name of its folder within the package.
         tokenizer: vocabulary files that do not come with the weights.
@@ -63,6 +68,7 @@ class Entry:
     model: str = "clip"
     variant: str | None = None
     key_map: str | None = None
+    part: str | None = None
     files: tuple[RemoteFile, ...] = ()
     hub: str | None = None
     embedded: str | None = None
@@ -163,6 +169,254 @@ def _ochre(name: str, model: str, notes: str) -> Entry:
     )
 
 
+_HEIBOX = "https://heibox.uni-heidelberg.de"
+_TAMING = "CompVis, 2020 (https://github.com/CompVis/taming-transformers)"
+_LATENT = "CompVis, 2021 (https://github.com/CompVis/latent-diffusion)"
+
+
+def _heibox(link: str, called: str) -> RemoteFile:
+    return RemoteFile(url=f"{_HEIBOX}/f/{link}/?dl=1", folder="taming", called=called)
+
+
+def _offered(url: str, called: str, how: str) -> RemoteFile:
+    """A file behind a page, or inside an archive."""
+    return RemoteFile(url=url, folder="taming", called=called, by_hand=how.format(url=url))
+
+
+_LAST = "open {url} and download checkpoints/last.ckpt of what it offers"
+_UNPACK = "fetch {url} and unpack it; the file is model.ckpt in there"
+
+
+def _vqgan(
+    name: str,
+    variant: str,
+    *files: RemoteFile,
+    source: str = _TAMING,
+    part: str | None = None,
+    licence: str = "MIT",
+    notes: str = "",
+    aliases: tuple[str, ...] = (),
+) -> Entry:
+    return Entry(
+        name=name,
+        aliases=aliases,
+        model="vqgan",
+        variant=variant,
+        part=part,
+        files=files,
+        licence=licence,
+        source=source,
+        notes=notes,
+    )
+
+
+def _stages(name: str, page: str, first: str, condition: str | None, of: str) -> tuple[Entry, ...]:
+    """The VQGANs inside one of CompVis's transformers."""
+    file = _offered(page, f"{name}_transformer.ckpt", _LAST)
+    inside = f"Inside the transformer's checkpoint: {of}."
+    entries = [
+        _vqgan(f"{name}_first_stage", first, file, part="first_stage_model", notes=inside),
+    ]
+    if condition is not None:
+        entries.append(
+            _vqgan(f"{name}_cond_stage", condition, file, part="cond_stage_model", notes=inside)
+        )
+    return tuple(entries)
+
+
+_VQGANS = (
+    _vqgan(
+        "vqgan_imagenet_f16_1024",
+        "imagenet-f16-1024",
+        _heibox("140747ba53464f49b476", "vqgan_imagenet_f16_1024.ckpt"),
+        notes=f"All files: {_HEIBOX}/d/8088892a516d4e3baf92",
+    ),
+    _vqgan(
+        "vqgan_imagenet_f16_16384",
+        "imagenet-f16-16384",
+        _heibox("867b05fc8c4841768640", "vqgan_imagenet_f16_16384.ckpt"),
+        notes=f"All files: {_HEIBOX}/d/a7530b09fed84f80a887",
+    ),
+    _vqgan(
+        "vqgan_gumbel_f8",
+        "gumbel-f8",
+        _heibox("34a747d5765840b5a99d", "vqgan_gumbel_f8.ckpt"),
+        aliases=("vqgan_gumbel_f8_8192", "vqgan_openimages_f8_8192"),
+        notes=f"All files: {_HEIBOX}/d/2e5662443a6b4307b470",
+    ),
+    _vqgan(
+        "vq-f8",
+        "vq-f8",
+        _offered("https://ommer-lab.com/files/latent-diffusion/vq-f8.zip", "vq-f8.ckpt", _UNPACK),
+        source=_LATENT,
+        aliases=("vqgan_openimages_f8_16384",),
+    ),
+    _vqgan(
+        "vq-f8-n256",
+        "vq-f8-n256",
+        _offered(
+            "https://ommer-lab.com/files/latent-diffusion/vq-f8-n256.zip",
+            "vq-f8-n256.ckpt",
+            _UNPACK,
+        ),
+        source=_LATENT,
+        aliases=("vqgan_openimages_f8_256",),
+    ),
+    _vqgan(
+        "vqgan_faceshq",
+        "faceshq",
+        _offered("https://k00.fr/uxy5usa9", "faceshq_vqgan.ckpt", _LAST),
+        notes="2020-11-09T13-33-36_faceshq_vqgan",
+    ),
+    _vqgan(
+        "vqgan_imagenet_depth",
+        "depth",
+        _offered("https://k00.fr/55rlxs6i", "imagenetdepth_vqgan.ckpt", _LAST),
+        notes="2020-11-03T15-34-24_imagenetdepth_vqgan; depth maps in one channel",
+    ),
+    *_stages(
+        *("sflckr", f"{_HEIBOX}/d/73487ab6e5314cb5adba", "imagenet-f16-1024", "sflckr-labels"),
+        "landscapes and their 182 classes",
+    ),
+    *_stages(
+        *("drin", "https://k00.fr/39jcugc5", "imagenet-f16-1024", "depth"),
+        "ImageNet and its depth maps",
+    ),
+    *_stages("faceshq", "https://k00.fr/qqfl2do8", "faceshq", None, "faces"),
+    *_stages("celebahq", "https://k00.fr/2xkmielf", "imagenet-f16-1024", None, "faces"),
+    *_stages("ffhq", "https://k00.fr/yndvfu95", "imagenet-f16-1024", None, "faces"),
+    *_stages("cin", "https://k00.fr/s511rwcv", "imagenet-f16-16384", None, "ImageNet"),
+    *_stages(
+        *("coco", "https://k00.fr/2zz6i2ce", "coco-8k", "coco-labels"),
+        "COCO and its 183 classes",
+    ),
+    *_stages(
+        *("ade20k", "https://k00.fr/ot46cksa", "ade20k", "ade20k-labels"),
+        "scenes and their 151 classes",
+    ),
+    _vqgan(
+        "vqgan_coco_f16_8192",
+        "coco-8k",
+        _heibox("78dea9589974474c97c1", "vqgan_coco_f16_8192.ckpt"),
+        notes="First stage of the scene transformers.",
+    ),
+    _vqgan(
+        "vqgan_coco_openimages_f16_8192",
+        "coco-8k",
+        _heibox("461d9a9f4fcf48ab84f4", "vqgan_coco_openimages_f16_8192.ckpt"),
+        notes="First stage of the scene transformers.",
+    ),
+    _vqgan(
+        "clip-gen-vqgan-coco",
+        "clip-gen-coco",
+        RemoteFile(
+            url="https://github.com/HFAiLab/clip-gen/releases/download/v0.1.0/vqgan_coco.pt",
+            folder="clip-gen",
+        ),
+        licence="not stated",
+        source="HFAiLab, 2022 (https://github.com/HFAiLab/clip-gen)",
+    ),
+)
+_LPIPS = Entry(
+    name="lpips-vgg16",
+    model="lpips",
+    variant="vgg16",
+    files=(
+        # The name has the first eight digits of the hash; the rest is that of the file so named.
+        RemoteFile(
+            url="https://download.pytorch.org/models/vgg16-397923af.pth",
+            folder="lpips",
+            sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        ),
+        # taming-transformers' copy has the same MD5, d507d7349b931f0638a25a48a722f98a.
+        RemoteFile(
+            url="https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/"
+            "weights/v0.1/vgg.pth",
+            folder="lpips",
+            sha256="a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+        ),
+    ),
+    licence="CC-BY-4.0 AND BSD-2-Clause",
+    source="VGG, 2014, and Zhang et al., 2018 (https://github.com/richzhang/PerceptualSimilarity)",
+    notes="Both files together are one model; for training, and as a measure.",
+)
+
+_STYLED = "Li De Hu, 2024 (https://github.com/hamigualisingl/Styled_vae_vq)"
+_FIRST_VERSION = (
+    "Of the first version, whose model file was never published: it is recognised and refused."
+)
+
+
+def _styled(name: str, variant: str, url: str, how: str) -> Entry:
+    file = RemoteFile(url=url, folder="styled-vq", called=f"{name}.pt", by_hand=how.format(url=url))
+    return Entry(
+        name=name,
+        model="styled_vq",
+        variant=variant,
+        files=(file,),
+        licence="not stated",
+        source=_STYLED,
+        notes=_FIRST_VERSION,
+    )
+
+
+_STYLED_VQS = (
+    _styled(
+        "styled-vq-v1-768-128",
+        "styled-vq-768-128",
+        "https://drive.google.com/file/d/1X6q2eb-3pVu5GrERi4Pypc4xQKDclFKv/view",
+        "open {url} in a browser and download the file",
+    ),
+    _styled(
+        "styled-vq-v1-768-64",
+        "styled-vq-768-64",
+        "https://pan.baidu.com/s/152D-JIHdavImpTLElc0XuQ",
+        "open {url} in a browser, give the code qimi, and download the file",
+    ),
+)
+
+
+def _titok(name: str, short: str, notes: str = "") -> Entry:
+    hub = f"yucornetto/tokenizer_titok_{name}_imagenet"
+    return Entry(
+        name=hub,
+        aliases=(f"tokenizer_titok_{name}_imagenet", short),
+        model="titok",
+        variant=short,
+        hub=hub,
+        licence="Apache-2.0",
+        source=f"ByteDance, 2024 (https://huggingface.co/{hub})",
+        notes=notes,
+    )
+
+
+_CONTINUOUS = "A variational autoencoder: its tokens are continuous, and it has no codes."
+_TITOKS = (
+    *(_titok(name, f"titok-{name}") for name in ("l32", "b64", "s128")),
+    *(
+        _titok(f"{name}_vq8k", f"titok-{name}-vq8k", "Decodes to pixels by itself.")
+        for name in ("bl64", "bl128", "sl256")
+    ),
+    *(
+        _titok(f"{name}_vae_c16", f"titok-{name}-vae-c16", _CONTINUOUS)
+        for name in ("ll32", "bl64", "bl128")
+    ),
+    Entry(
+        name="tokenizer_titok_l32.bin",
+        model="titok",
+        variant="titok-l32",
+        files=(
+            RemoteFile(
+                url="https://huggingface.co/fun-research/TiTok/resolve/main/tokenizer_titok_l32.bin",
+                folder="titok",
+            ),
+        ),
+        licence="Apache-2.0",
+        source="ByteDance, 2024 (https://huggingface.co/fun-research/TiTok)",
+        notes="The older form of titok-l32: a single file.",
+    ),
+)
+
 ENTRIES: tuple[Entry, ...] = (
     _ochre(
         "ochre-clip",
@@ -185,6 +439,10 @@ ENTRIES: tuple[Entry, ...] = (
     _laion("CLIP-ViT-B-32-DataComp.XL-s13B-b90K", "openclip-ViT-B-32"),
     _laion("CLIP-ViT-B-16-DataComp.XL-s13B-b90K", "openclip-ViT-B-16"),
     _laion("CLIP-ViT-L-14-DataComp.XL-s13B-b90K", "openclip-ViT-L-14"),
+    *_VQGANS,
+    *_STYLED_VQS,
+    *_TITOKS,
+    _LPIPS,
 )
 
 

@@ -1,23 +1,22 @@
 """A checkpoint of any known layout as a folder that `lascaux.load` reads, with a report."""
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from lascaux.errors import BadInput
 from lascaux.models.clip import Activation, Clip, ClipConfig
 from lascaux.weights.catalogue import OPENAI_VOCABULARY
 from lascaux.weights.download import fetch, place_of, sha256_of
 from lascaux.weights.folder import Source
-from lascaux.weights.keymap import Rule
-from lascaux.weights.load import DTYPES, assemble, find
-from lascaux.weights.maps.clip import implied_activation, recognise, unwrapped
-from lascaux.weights.reading import Container, read_tensors
+from lascaux.weights.kinds import adopted, recognise
+from lascaux.weights.load import DTYPES, assemble, find, read
+from lascaux.weights.maps.clip import LAYOUTS, implied_activation, unwrapped
+from lascaux.weights.reading import Container
 from lascaux.weights.save import save
 
 AS_STORED = "stored"
@@ -38,6 +37,7 @@ class Conversion:
     """What a conversion found and wrote.
 
     Attributes:
+        model: which model it is.
         sources: the weights files.
         container: how they are made.
         layout: whose names their tensors have.
@@ -46,14 +46,15 @@ class Conversion:
         left_out: what else is in the files, one line each.
         dtypes: of the tensors in the files, with how many have it.
         config: of the model.
-        activation_known: where the activation is known from; None: it is assumed.
+        activation_known: where a CLIP's activation is known from; None: it is assumed.
         dtype: how the weights are stored now.
         folder: what was written.
         written: its files.
         tokenizer: where the tokenizer came from; None: there is none.
-        advice: how to get the tokenizer, where there is none.
+        advice: how to get the tokenizer of a CLIP, where there is none.
     """
 
+    model: str
     sources: tuple[File, ...]
     container: Container
     layout: str
@@ -61,7 +62,7 @@ class Conversion:
     dropped: dict[str, str]
     left_out: tuple[str, ...]
     dtypes: dict[str, int]
-    config: ClipConfig
+    config: Any
     activation_known: str | None
     dtype: str
     folder: str
@@ -77,6 +78,7 @@ def convert(
     dtype: str = AS_STORED,
     activation: Activation | None = None,
     tokenizer: str | Path | None = None,
+    part: str | None = None,
     force: bool = False,
 ) -> Conversion:
     """Write a checkpoint as a folder of config, safetensors, tokenizer and card.
@@ -91,6 +93,7 @@ def convert(
         activation: `quick_gelu` or `gelu`, where the file cannot tell.
         tokenizer: a vocabulary file or folder, or `openai` for OpenAI's, fetched if need be; None
             takes the one beside the weights, or OpenAI's if it is in the cache.
+        part: of a checkpoint that holds several models, the prefix of the one to take.
         force: replaces a folder that Lascaux wrote.
 
     Raises:
@@ -104,61 +107,51 @@ def convert(
         raise BadInput(f"{out} is not empty; name a new folder, or use --force to replace it")
     found = find(source)
     found = replace(found, vocabulary=_vocabulary(found, tokenizer))
-    state: dict[str, Tensor] = {}
-    left_out: list[str] = []
-    container: Container = "safetensors"
-    for file in found.weights:
-        read = read_tensors(file)
-        state |= read.tensors
-        left_out += read.skipped
-        container = read.container
-    state = unwrapped(state, source=found.label)
-    layout = recognise(state.keys(), source=found.label)
-    dropped = _dropped(state, layout.rules)
+    if part is not None:
+        found = replace(found, part=part.rstrip("."), model=None)
+    published, files = read(found)
+    name = found.model or recognise(published.tensors.keys(), source=found.label)
+    options = {**published.options, "activation": activation}
+    ours = adopted(name, replace(published, options=options))
     model = assemble(found, device=torch.device("cpu"), dtype=torch.float32, activation=activation)
     vocabulary = _fitting(found, model, tokenizer)
-    kinds = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in state.values())
+    stored = [tensor.dtype for tensor in published.tensors.values()]
     if dtype == AS_STORED:
-        _narrow(model, {tensor.dtype for tensor in state.values()})
+        _narrow(model, set(stored))
     sources = tuple(map(_file, found.weights))
     folder = save(
         model,
         out,
         dtype=None if dtype == AS_STORED else DTYPES[dtype],
-        card=_card(model.config, out.name, sources, layout.name),
+        card=_card(model, name, out.name, sources, ours.layout),
     )
+    a_clip = isinstance(model, Clip)
+    implied = None
+    if a_clip:
+        keys = unwrapped(published.tensors, source=found.label).keys()
+        implied = implied_activation(keys, LAYOUTS[ours.layout])
     return Conversion(
+        model=name,
         sources=sources,
-        container=container,
-        layout=layout.name,
-        matched=len(state) - len(dropped),
-        dropped=dropped,
-        left_out=tuple(left_out),
-        dtypes=dict(kinds.most_common()),
+        container=files[-1].container,
+        layout=ours.layout,
+        matched=len(published.tensors) - len(ours.dropped),
+        dropped=dict(ours.dropped),
+        left_out=tuple(line for file in files for line in file.skipped),
+        dtypes={
+            str(kind).removeprefix("torch."): count for kind, count in Counter(stored).most_common()
+        },
         config=model.config,
-        activation_known=_known(found, activation, implied_activation(state, layout)),
+        activation_known=_known(found, activation, implied) if a_clip else None,
         dtype=dtype,
         folder=str(folder),
         written=tuple(_file(each) for each in sorted(folder.iterdir())),
         tokenizer=vocabulary,
-        advice=None if vocabulary else _advice(model.config),
+        advice=_advice(model.config) if a_clip and not vocabulary else None,
     )
 
 
-def _dropped(state: Iterable[str], rules: Sequence[Rule]) -> dict[str, str]:
-    """The keys that a layout drops, with its reasons."""
-    reasons = [
-        (re.compile(re.sub(r"\\\{\w+\\\}", "[^.]+", re.escape(pattern))), rule.why)
-        for rule in rules
-        if rule.ours is None
-        for pattern in rule.patterns
-    ]
-    return {
-        key: why for key in state for pattern, why in reasons if pattern.fullmatch(key) is not None
-    }
-
-
-def _narrow(model: Clip, stored: set[torch.dtype]) -> None:
+def _narrow(model: nn.Module, stored: set[torch.dtype]) -> None:
     """Stores each tensor in the narrowest dtype of the file that holds it exactly."""
     narrow = [dtype for dtype in (torch.float16, torch.bfloat16) if dtype in stored]
     for tensor in (*model.parameters(), *model.buffers()):
@@ -180,10 +173,12 @@ def _vocabulary(found: Source, tokenizer: str | Path | None) -> Path | None:
     return found.vocabulary
 
 
-def _fitting(found: Source, model: Clip, tokenizer: str | Path | None) -> str | None:
-    """Where the model's tokenizer came from, after OpenAI's was tried from the cache."""
+def _fitting(found: Source, model: nn.Module, tokenizer: str | Path | None) -> str | None:
+    """Where a CLIP's tokenizer came from, after OpenAI's was tried from the cache."""
     from lascaux.text.clip_bpe import ClipTokenizer
 
+    if not isinstance(model, Clip):
+        return None
     if model.tokenizer is not None:
         return "OpenAI's vocabulary" if tokenizer == "openai" else str(found.vocabulary)
     kept = place_of(OPENAI_VOCABULARY)
@@ -218,21 +213,30 @@ def _file(path: Path) -> File:
     return File(str(path), path.stat().st_size, sha256_of(path))
 
 
-def _card(config: ClipConfig, name: str, sources: tuple[File, ...], layout: str) -> str:
+def _card(model: nn.Module, kind: str, name: str, sources: tuple[File, ...], layout: str) -> str:
     listed = "\n".join(f"- `{Path(file.path).name}`, SHA-256 `{file.sha256}`" for file in sources)
+    if isinstance(model, Clip):
+        config = model.config
+        head = "pipeline_tag: zero-shot-image-classification\n"
+        what = (
+            f"A CLIP of {config.image_size} x {config.image_size} pixels and "
+            f"{config.context_length} tokens, with\n{config.embed_width} dimensions and "
+            f"{config.activation}. Converted by Lascaux from files of the\nlayout `{layout}`:"
+        )
+    else:
+        head = ""
+        summary = (type(model).__doc__ or "").partition("\n")[0]
+        what = f"{summary} Converted by Lascaux from files of the layout `{layout}`:"
     return f"""\
 ---
 library_name: lascaux
-pipeline_tag: zero-shot-image-classification
-tags:
-- clip
+{head}tags:
+- {kind}
 ---
 
 # {name}
 
-A CLIP of {config.image_size} x {config.image_size} pixels and {config.context_length} tokens, with
-{config.embed_width} dimensions and {config.activation}. Converted by Lascaux from files of the
-layout `{layout}`:
+{what}
 
 {listed}
 

@@ -57,10 +57,12 @@ class Fetched:
     Attributes:
         weights: the weights file, or the folder of the model.
         vocabulary: the tokenizer's file where it is apart from the weights.
+        more: further weights files of the same model.
     """
 
     weights: Path
     vocabulary: Path | None = None
+    more: tuple[Path, ...] = ()
 
 
 def fetch_entry(
@@ -89,7 +91,7 @@ def fetch_entry(
     # The small file first: an unreachable network is then known at once.
     vocabulary = [fetch(file, offline=offline) for file in entry.tokenizer]
     weights = [fetch(file, offline=offline, progress=progress) for file in entry.files]
-    return Fetched(weights[0], vocabulary[0] if vocabulary else None)
+    return Fetched(weights[0], vocabulary[0] if vocabulary else None, tuple(weights[1:]))
 
 
 def cache_folder() -> Path:
@@ -141,6 +143,8 @@ def fetch(
     if target.is_file():
         return _checked(target, file)
     address = address_of(file)
+    if file.by_hand and address == file.url:
+        raise DownloadFailed(f"{file.name} cannot be fetched by itself: {_by_hand(file)}")
     if is_offline(offline) and not address.startswith("file:"):
         raise DownloadFailed(
             f"{file.name} is not in the cache, and this is offline; {_by_hand(file)}"
@@ -231,6 +235,8 @@ def _cached_hub(name: str, revision: str | None, why: str) -> Path:
 
 def _by_hand(file: RemoteFile) -> str:
     must = f" (SHA-256 {file.sha256})" if file.sha256 else ""
+    if file.by_hand:
+        return f"{file.by_hand}{must}, and put it at {place_of(file)}, or give its path to load"
     return (
         f"fetch {file.url} elsewhere{must} and put it at {place_of(file)}, or set LASCAUX_MIRROR "
         "to a server or folder that holds it"

@@ -26,6 +26,7 @@ class Source:
     model: str | None = None  # a key of KINDS; None: the keys of the weights must tell
     config: Any = None  # None: the shapes of the weights must tell, or what lies beside them
     vocabulary: Path | None = None  # file or folder of the tokenizer
+    part: str | None = None  # under which prefix its keys are in a larger checkpoint
 
 
 def find_source(path: Path) -> Source:

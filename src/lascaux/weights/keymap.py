@@ -1,7 +1,7 @@
 """From a publisher's names of tensors to ours, by a table of rules, and back."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -108,6 +108,15 @@ def translate(
     if unknown or missing:
         raise WrongKeys(f"{source}: {_difference(missing, unknown, [])}")
     return translated
+
+
+def dropped_by(keys: Iterable[str], rules: Sequence[Rule]) -> dict[str, str]:
+    """The published keys that a table drops, each with its reason."""
+    return {
+        key: match[0].why
+        for key in keys
+        if (match := _match(key, rules)) is not None and match[0].ours is None
+    }
 
 
 def translate_back(state: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, Tensor]:

@@ -10,9 +10,20 @@ from torch import nn
 from lascaux.errors import Unsupported, WrongKeys
 from lascaux.models import clip as clip_model
 from lascaux.models import judge as judge_model
+from lascaux.models import lpips as lpips_model
+from lascaux.models import patch_discriminator as discriminator_model
 from lascaux.models import styled_vq as styled_vq_model
 from lascaux.models import titok as titok_model
-from lascaux.weights.maps import clip, clip_folder, styled_vq, titok
+from lascaux.models import vqgan as vqgan_model
+from lascaux.weights.maps import (
+    clip,
+    clip_folder,
+    lpips,
+    patch_discriminator,
+    styled_vq,
+    titok,
+    vqgan,
+)
 from lascaux.weights.published import Adopted, Published
 
 
@@ -86,6 +97,29 @@ KINDS: dict[str, Kind] = {
         folder=titok.published_folder,
         weights=titok.WEIGHTS,
         hashed=titok.decisive,
+    ),
+    "vqgan": Kind(
+        model=vqgan_model.VqGan,
+        config=vqgan_model.VqGanConfig,
+        variants=vqgan_model.VARIANTS,
+        recognises=vqgan.recognises,
+        refuses=vqgan.refuse_larger,
+        adopt=vqgan.adopt,
+        hashed=lambda config: str(config.norm_epsilon),
+    ),
+    "patch-discriminator": Kind(
+        model=discriminator_model.PatchDiscriminator,
+        config=discriminator_model.PatchDiscriminatorConfig,
+        recognises=patch_discriminator.recognises,
+        adopt=patch_discriminator.adopt,
+    ),
+    "lpips": Kind(
+        model=lpips_model.Lpips,
+        config=lpips_model.LpipsConfig,
+        variants=lpips_model.VARIANTS,
+        recognises=lpips.recognises,
+        adopt=lpips.adopt,
+        hashed=lambda config: f"{config.unit} {config.epsilon}",
     ),
 }
 

@@ -1,6 +1,6 @@
 """Models by name, folder or file: found, read, checked and built without initialisation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from lascaux.weights import catalogue
 from lascaux.weights.download import HUB_ID, fetch_entry, fetch_hub
 from lascaux.weights.fingerprint import remember_stored
 from lascaux.weights.folder import Source, find_source
-from lascaux.weights.keymap import require_shapes
+from lascaux.weights.keymap import listed, require_shapes
 from lascaux.weights.kinds import KINDS, adopted, recognise
 from lascaux.weights.published import Published
 from lascaux.weights.reading import Checkpoint, read_tensors
@@ -33,7 +33,7 @@ Built = TypeVar("Built", bound=nn.Module)
 
 
 def load(
-    name: str | Path,
+    name: str | Path | Sequence[str | Path],
     *,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = torch.float32,
@@ -42,6 +42,7 @@ def load(
     activation: str | None = None,
     config: Any = None,
     tokenizer: str | Path | None = None,
+    part: str | None = None,
 ) -> Any:
     """A model with its weights, in `eval()` mode, and with its tokenizer where it has one.
 
@@ -49,7 +50,8 @@ def load(
 
     Args:
         name: a folder or file, else a name or alias of the catalogue (`ViT-B/32`, `ochre-clip`),
-            else a hub id (`openai/clip-vit-base-patch32`).
+            else a hub id (`openai/clip-vit-base-patch32`). Several files where one model's
+            weights are in them together.
         device: where the weights go.
         dtype: what all weights are kept in, whatever they are stored in: float32, bfloat16,
             float16 or float64.
@@ -58,6 +60,8 @@ def load(
         activation: of a file that cannot tell: `quick_gelu` (OpenAI's) or `gelu` (OpenCLIP's).
         config: instead of the one that comes with the weights or follows from their shapes.
         tokenizer: a vocabulary file or folder, instead of the one that comes with the weights.
+        part: of a checkpoint that holds several models, the prefix of the one to load, such as
+            `first_stage_model` of a transformer's.
 
     Raises:
         UnknownModel: there is nothing of that name.
@@ -72,15 +76,27 @@ def load(
         source = replace(source, config=config)
     if tokenizer is not None:
         source = replace(source, vocabulary=Path(tokenizer))
+    if part is not None:
+        source = replace(source, part=part.rstrip("."), model=None)
     return assemble(source, device=device, dtype=dtype, activation=activation)
 
 
-def find(name: str | Path, *, revision: str | None = None, offline: bool | None = None) -> Source:
+def find(
+    name: str | Path | Sequence[str | Path],
+    *,
+    revision: str | None = None,
+    offline: bool | None = None,
+) -> Source:
     """Where the parts of a model are, downloaded if they must be.
 
     Raises:
         UnknownModel, DownloadFailed, WrongHash: as `load`.
     """
+    if not isinstance(name, str | Path):
+        if not name:
+            raise UnknownModel("no file was named")
+        first, *others = (find(Path(each)) for each in name)
+        return replace(first, weights=first.weights + sum((o.weights for o in others), ()))
     path = Path(name).expanduser()
     if path.exists():
         return find_source(path)
@@ -100,7 +116,7 @@ def assemble(
     found, files = read(source)
     name = source.model or recognise(found.tensors.keys(), source=source.label)
     kind = KINDS[name]
-    ours = adopted(name, replace(found, options={"activation": activation}))
+    ours = adopted(name, replace(found, options={**found.options, "activation": activation}))
     state, config = dict(ours.tensors), ours.config
     # Checking the files and putting parts together has touched what may never be used.
     for file in files:
@@ -131,14 +147,27 @@ def read(source: Source) -> tuple[Published, list[Checkpoint]]:
             raise WrongKeys(f"{path}: {min(twice)!r} is in another shard already")
         state.update(shard)
         values.update(files[-1].metadata)
+    if source.part is not None:
+        state = _of_part(state, source.part, source.label)
     found = Published(
         tensors=state,
         label=source.label,
         paths=source.weights,
         values=values,
         config=source.config,
+        options={"part": source.part},
     )
     return found, files
+
+
+def _of_part(state: dict[str, Tensor], part: str, label: str) -> dict[str, Tensor]:
+    """The tensors under a prefix, without it."""
+    prefix = f"{part}."
+    found = {k.removeprefix(prefix): x for k, x in state.items() if k.startswith(prefix)}
+    if not found:
+        parts = sorted({key.partition(".")[0] for key in state})
+        raise WrongKeys(f"{label}: nothing is under {prefix!r}; its parts are {listed(parts)}")
+    return found
 
 
 def build(make: Callable[[], Built]) -> Built:
@@ -212,7 +241,12 @@ def _by_name(name: str, revision: str | None, offline: bool | None) -> Source:
             raise type(error)(f"{unknown}. As a hub id: {error}") from error
     fetched = fetch_entry(entry, revision=revision, offline=offline)
     source = find_source(fetched.weights)
-    source = replace(source, model=source.model or entry.model)
+    source = replace(
+        source,
+        weights=(*source.weights, *fetched.more),
+        model=source.model or entry.model,
+        part=entry.part,
+    )
     if source.config is None and entry.variant is not None:
         source = replace(source, config=KINDS[entry.model].variants[entry.variant])
     return replace(source, vocabulary=fetched.vocabulary or source.vocabulary)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lascaux.errors import Unsupported, WrongKeys
 from lascaux.models.clip import Activation, ClipConfig, unless_fourfold
-from lascaux.weights.keymap import Rule, listed, translate
+from lascaux.weights.keymap import Rule, dropped_by, listed, translate
 from lascaux.weights.published import Adopted, Published
 
 logger = logging.getLogger(__name__)
@@ -286,6 +286,7 @@ def adopt(found: Published) -> Adopted:
     layout = recognise(state.keys(), source=source)
     given = found.options.get("activation")
     known = given or implied_activation(state, layout)
+    dropped = dropped_by(state, layout.rules)
     if layout.rules:
         state = translate(state, layout.rules, source=source)
     config = found.config
@@ -293,7 +294,9 @@ def adopt(found: Published) -> Adopted:
         config = config_from_tensors(state, activation=known, source=source)
     elif given is not None:
         config = replace(config, activation=given)
-    return Adopted(tensors=state, config=config, rules=layout.rules, layout=layout.name)
+    return Adopted(
+        tensors=state, config=config, rules=layout.rules, layout=layout.name, dropped=dropped
+    )
 
 
 def rename(state: Mapping[str, Tensor], *, source: str = "the checkpoint") -> dict[str, Tensor]:

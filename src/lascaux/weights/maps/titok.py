@@ -179,6 +179,7 @@ def adopt(found: Published) -> Adopted:
         config=config,
         rules=rules,
         layout="titok-legacy" if config.legacy else "titok",
+        dropped={key: "for training alone" for key in state if key == "quantize.embed_prob"},
     )
 
 
