@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/codebook.py --codes 194560 --features 200000
 
-One thread; features are random, float16 in a mapped file, as `write_features` writes them. Assigning
-is timed by torch and, where it is installed, by faiss, on --tried rows.
+One thread; features are random, float16 in a mapped file, as `write_features` writes them.
+Assigning is timed by torch and, where it is installed, by faiss, on --tried rows.
 """
 
 import argparse

@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +66,11 @@ def ratios(ours: Callable[[], object], loop: Callable[[], object], rounds: int) 
     )
 
 
+def encoded(module: nn.Module, x: Tensor) -> None:
+    with torch.no_grad():
+        module(x)
+
+
 def trained(module: nn.Module, x: Tensor) -> None:
     module.zero_grad(set_to_none=True)
     module(x).square().mean().backward()
@@ -85,13 +91,12 @@ def main() -> None:
             x = torch.randn(batch, EXPERTS, width)
             with torch.no_grad():
                 torch.testing.assert_close(experts(x), loop(x), rtol=1e-4, atol=1e-4)
-                found = ratios(lambda x=x: experts(x), lambda x=x: loop(x), chosen.rounds)
-            print(f"{width:5} {batch:5}  encode   {found}")
-            if width < 1024:  # gradients would double what the full width takes
-                found = ratios(
-                    lambda x=x: trained(experts, x), lambda x=x: trained(loop, x), chosen.rounds
+            # Gradients would double what the full width takes.
+            for work in (encoded, trained) if width < 1024 else (encoded,):
+                ours, theirs = partial(work, experts, x), partial(work, loop, x)
+                print(
+                    f"{width:5} {batch:5}  {work.__name__}  {ratios(ours, theirs, chosen.rounds)}"
                 )
-                print(f"{width:5} {batch:5}  trained  {found}")
 
 
 if __name__ == "__main__":

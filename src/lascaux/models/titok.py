@@ -123,7 +123,10 @@ class TiTokConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(fields) - known):
             raise BadInput(f"unknown fields in a TiTok config: {', '.join(unknown)}")
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
         try:
             return cls(**values)
         except TypeError as error:

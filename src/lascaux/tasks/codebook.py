@@ -340,7 +340,7 @@ class _Run:
         try:
             with safetensors.safe_open(path, framework="pt") as stored:
                 state = json.loads((stored.metadata() or {})["state"])
-                tensors = {key: stored.get_tensor(key) for key in stored.keys()}
+                tensors = {key: stored.get_tensor(key) for key in list(stored.keys())}
         except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
             raise BrokenFile(f"{path} cannot be read ({error}); remove it to begin anew") from error
         if state["identity"] != self.identity:

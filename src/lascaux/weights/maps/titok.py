@@ -197,7 +197,9 @@ def config_from_shapes(
     try:
         legacy = "decoder.ffn.2.weight" in state
         patch = state["encoder.patch_embed.weight"].shape[-1]
-        codes = len(state["quantize.embedding.weight"]) if "quantize.embedding.weight" in state else 0
+        codes = (
+            len(state["quantize.embedding.weight"]) if "quantize.embedding.weight" in state else 0
+        )
         size = patch * isqrt(len(state["encoder.positional_embedding"]) - 1)
         side = isqrt(len(state["decoder.positional_embedding"]) - 1)
         encoder, decoder = (state[f"{n}.ln_pre.weight"].shape[0] for n in ("encoder", "decoder"))
