@@ -373,7 +373,8 @@ class TiTok(nn.Module):
             part.initialise()
             for module in part.modules():
                 if isinstance(module, nn.Linear | nn.Conv2d):
-                    nn.init.trunc_normal_(module.weight, std=0.02)
+                    # As published but for a cut at 100 standard deviations.
+                    nn.init.normal_(module.weight, std=0.02)
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)
         if self.config.codes:

@@ -68,7 +68,11 @@ def assign(
     distance: Distance = "euclidean",
     way: Way = "torch",
 ) -> Assigned:
-    """The nearest centre of every row; the answer lies beside the centres."""
+    """The nearest centre of every row; the answer lies beside the centres.
+
+    Raises:
+        BadInput: a row or a centre is not finite.
+    """
     centres = _prepared(centres, distance, centres.device)
     parts = []
     for part in _parts(x, distance, centres.device, _FAISS_ROWS if way == "faiss" else _ROWS):
@@ -78,6 +82,8 @@ def assign(
         nothing = centres.new_zeros(0)
         return Assigned(nothing.long(), nothing)
     ids, distances = (torch.cat(each) for each in zip(*parts, strict=True))
+    if int(ids.min()) < 0 or not bool(distances.isfinite().all()):
+        raise BadInput("features or centres that are not finite: look at what the model gives")
     return Assigned(ids, distances.clamp(min=0))
 
 

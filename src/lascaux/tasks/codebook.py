@@ -5,12 +5,11 @@ centres are written aside and renamed, so that a run that was killed goes on to 
 """
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 import numpy as np
 import safetensors
@@ -34,19 +33,6 @@ from lascaux.weights.save import save_tensors
 STATE = "kmeans.safetensors"
 REPORT = "codebook.json"
 _LOOKED_AT = 4096  # numbers of the features by which a resumed run knows them again
-
-
-class Spelled(Protocol):
-    """What a model must offer so that a codebook can be made for it."""
-
-    @property
-    def length(self) -> int:
-        """Tokens of a picture."""
-        ...
-
-    def features(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b n d"]:
-        """What is quantised."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +99,18 @@ class Codebook:
 
 @torch.no_grad()
 def write_features(
-    model: Spelled, batches: Iterable[Float[Tensor, "b c y x"]], count: int, path: Path
+    features: Callable[[Tensor], Tensor],
+    batches: Iterable[Float[Tensor, "b c y x"]],
+    count: int,
+    path: Path,
 ) -> Path:
-    """Write the features of `count` normalised pictures to a .npy file, float16 `count n d`.
+    """Write the features of pictures to a .npy file, float16 `count n d`.
+
+    Args:
+        features: of normalised pictures, as a model's method of that name gives them.
+        batches: of pictures.
+        count: of all pictures.
+        path: the file.
 
     Raises:
         BadInput: there are more or fewer pictures, or the file cannot be written.
@@ -124,7 +119,7 @@ def write_features(
         rows: np.ndarray | None = None
         done = 0
         for x in batches:
-            found = model.features(x).to("cpu", torch.float16).numpy()
+            found = features(x).to("cpu", torch.float16).numpy()
             if rows is None:
                 shape = (count, *found.shape[1:])
                 rows = np.lib.format.open_memmap(part, "w+", np.float16, shape)
@@ -171,7 +166,7 @@ def make_codebook(
     options: CodebookOptions,
     *,
     device: str | torch.device = "cpu",
-    report: Callable[[dict[str, float]], None] | None = None,
+    report: Callable[[dict[str, float | int]], None] | None = None,
     stop_after: int | None = None,
 ) -> Codebook | None:
     """A codebook of the features, by k-means in `folder`, going on from where it was.
@@ -223,7 +218,7 @@ class _Run:
         self.way: Way | None = None
         self.centres: Tensor | None = None
         self.best: Tensor | None = None
-        self.best_figures: dict[str, float] = {}
+        self.best_figures: dict[str, Any] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -253,7 +248,7 @@ class _Run:
             return True
         return len(done) > 1 and done[-2] - done[-1] <= self.options.tolerance * done[-2]
 
-    def advance(self) -> dict[str, float]:
+    def advance(self) -> dict[str, float | int]:
         """One round, and its figures."""
         assert self.centres is not None
         options = self.options
@@ -268,8 +263,6 @@ class _Run:
             way=self.way,
             generator=self._generator(1 + number),
         )
-        if not math.isfinite(found.distortion):
-            raise BadInput("features that are not finite: look at what the model gives")
         self.centres = found.centres
         self.distortions.append(found.distortion)
         self.rounds_done += 1
@@ -307,8 +300,7 @@ class _Run:
     def result(self) -> Codebook:
         """The best of all starts; its figures are written beside the state."""
         assert self.best is not None
-        figures: dict[str, Any] = self.best_figures
-        made = Codebook(centres=self.best.cpu(), features=len(self.rows), **figures)
+        made = Codebook(centres=self.best.cpu(), features=len(self.rows), **self.best_figures)
         text = json.dumps({**made.to_json(), **self.identity, "way": self.way}, indent=2)
         with written_aside(self.folder / REPORT) as part:
             part.write_text(text + "\n", encoding="utf-8")

@@ -113,7 +113,10 @@ def rules(attributes: int = 36) -> tuple[Rule, ...]:
         Rule("decoder.linear.{p}", "decoder.patches.{p}"),
         Rule("decoder.cov.{p}", pixels + "first.{p}"),
         Rule("decoder.norm_in.{p}", pixels + "first_norm.{p}"),
-        Rule("decoder.ResnetBlock.{m}.{p}", pixels + "{m}.{p}"),
+        *(
+            Rule(f"decoder.ResnetBlock.{name}.{{p}}", f"{pixels}{name}.{{p}}")
+            for name in ("norm1", "conv1", "norm2", "conv2")
+        ),
         Rule("decoder.norm_out.{p}", pixels + "last_norm.{p}"),
         Rule("decoder.conv_out.{p}", pixels + "last.{p}"),
     )
