@@ -90,6 +90,7 @@ def _info(entry: Entry, *, as_json: bool) -> int:
                 (label, address_of(file)),
                 ("", f"sha256 {file.sha256 or 'not published'}"),
                 ("", f"{'in cache at' if kept.is_file() else 'goes to'} {kept}"),
+                ("", f"by hand: {file.by_hand}" if file.by_hand else ""),
             ]
     told = ", ".join(f"{key} {value}" for key, value in config.items() if value is not None)
     lines.append(("config", told or "comes with the weights"))

@@ -285,7 +285,10 @@ _VQGANS = (
     *_stages("faceshq", "https://k00.fr/qqfl2do8", "faceshq", None, "faces"),
     *_stages("celebahq", "https://k00.fr/2xkmielf", "imagenet-f16-1024", None, "faces"),
     *_stages("ffhq", "https://k00.fr/yndvfu95", "imagenet-f16-1024", None, "faces"),
-    *_stages("cin", "https://k00.fr/s511rwcv", "imagenet-f16-16384", None, "ImageNet"),
+    *_stages(
+        *("cin", "https://k00.fr/s511rwcv", "imagenet-f16-16384", None),
+        "ImageNet; its sizes were not checked against the file",
+    ),
     *_stages(
         *("coco", "https://k00.fr/2zz6i2ce", "coco-8k", "coco-labels"),
         "COCO and its 183 classes",
