@@ -18,16 +18,21 @@ def check(case: Case, folder: Path) -> None:
     model = loaded(case, folder)
     inputs = case.inputs
     x = inputs["image"].float() / 255 if "image" in inputs else None
+    given = _decoded(model, x, inputs.get("noise")) if x is not None else torch.zeros(0)
     answers: dict[str, Callable[[], Tensor]] = {
         "z": lambda: _published(model.encoder(x)),
         "mean": lambda: _published(model.distribution(x)[0]),
+        "mode": lambda: _published(model.distribution(x)[0]),
         "logvar": lambda: _published(model.distribution(x)[1]),
-        "zq": lambda: _published(_decoded(model, x)),
+        "std": lambda: _published((0.5 * model.distribution(x)[1]).exp()),
+        "var": lambda: _published(model.distribution(x)[1].exp()),
+        "kl": lambda: _divergence(*model.distribution(x)),
+        "zq": lambda: _published(given),
         "indices": lambda: model.encode(x)[:, None],
         "min_margin": lambda: _margin(model, x),
-        "decoder_out": lambda: _decoder_out(model, _decoded(model, x)),
-        "rec": lambda: _sliced(_picture(model, _decoded(model, x))),
-        "rec_mean_std": lambda: _moments(_picture(model, _decoded(model, x))),
+        "decoder_out": lambda: _decoder_out(model, given),
+        "rec": lambda: _sliced(_picture(model, given)),
+        "rec_mean_std": lambda: _moments(_picture(model, given)),
         "rec_mean": lambda: _sliced(model.decode(model.features(x))),
         "rec_tokens": lambda: _sliced(_picture(model, _of_tokens(model, inputs["tokens"]))),
     }
@@ -51,10 +56,18 @@ def _published(features: Tensor) -> Tensor:
     return rearrange(features, "b n d -> b d 1 n")
 
 
-def _decoded(model: Any, x: Tensor | None) -> Tensor:
-    """What the decoder is given: codes' vectors, or a variational TiTok's means."""
-    features = model.features(x)
-    return features if model.config.variational else model.quantise(features)[1]
+def _decoded(model: Any, x: Tensor, noise: Tensor | None) -> Tensor:
+    """What the decoder is given: codes' vectors, or a variational TiTok's means, or draws."""
+    if not model.config.variational:
+        return model.quantise(model.features(x))[1]
+    mean, log_variance = model.distribution(x)
+    if noise is None:
+        return mean
+    return mean + (0.5 * log_variance).exp() * rearrange(noise, "b d 1 n -> b n d")
+
+
+def _divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=2)
 
 
 def _of_tokens(model: Any, tokens: Tensor) -> Tensor:
