@@ -1,11 +1,17 @@
 from dataclasses import replace
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 from lascaux.models.lpips import VARIANTS, Lpips, LpipsConfig
 
 TINY = LpipsConfig(widths=(4, 6, 8), depths=(1, 2, 1))
+
+
+@pytest.fixture(autouse=True)
+def the_same_numbers_each_time():
+    torch.manual_seed(0)
 
 
 def made(config: LpipsConfig = TINY) -> Lpips:

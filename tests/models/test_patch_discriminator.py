@@ -7,6 +7,11 @@ from lascaux.models.patch_discriminator import PatchDiscriminator, PatchDiscrimi
 TINY = PatchDiscriminatorConfig(width=4, layers=2)
 
 
+@pytest.fixture(autouse=True)
+def the_same_numbers_each_time():
+    torch.manual_seed(0)
+
+
 def made(**changes) -> PatchDiscriminator:
     torch.manual_seed(0)
     return PatchDiscriminator(PatchDiscriminatorConfig(**{**TINY.to_json(), **changes}))

@@ -31,6 +31,11 @@ KINDS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def the_same_numbers_each_time():
+    torch.manual_seed(0)
+
+
 def made(config: VqGanConfig = TINY) -> VqGan:
     torch.manual_seed(0)
     model = VqGan(config).eval()

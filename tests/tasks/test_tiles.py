@@ -21,6 +21,11 @@ TINY = VqGanConfig(
 SMALL = TileOptions(size=16, overlap=4)
 
 
+@pytest.fixture(autouse=True)
+def the_same_numbers_each_time():
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
 def model() -> VqGan:
     torch.manual_seed(0)

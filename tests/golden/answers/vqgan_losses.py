@@ -1,5 +1,6 @@
 """What VQGANs are trained with: discriminator, LPIPS, and the losses of both sides."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,9 @@ def check_losses(case: Case, folder: Path) -> None:
         last = case.inputs["last_layer"].clone().requires_grad_()
         return last, F.conv2d(case.inputs["features"], last, bias, padding=1)
 
-    for name, step in (("on", options.start), ("off", options.start - 1)):
+    for name in ("on", "off"):
+        text = case.manifest["outputs"][f"gen_{name}.total_loss"]
+        step = int(re.findall(r"global_step (\d+)", text)[0])
         last, back = rebuilt()
         made = losses.generator_terms(
             x,
