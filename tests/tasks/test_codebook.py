@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lascaux.errors import BadInput, BrokenFile
 from lascaux.models.styled_vq import StyledVq, StyledVqConfig
+from lascaux.tasks import codebook
 from lascaux.tasks.codebook import (
     REPORT,
     STATE,
@@ -26,6 +27,12 @@ from lascaux.tasks.codebook import (
 )
 
 OPTIONS = CodebookOptions(codes=12, rounds=8, restarts=2, distance="euclidean", tolerance=0.0)
+
+
+@pytest.fixture(autouse=True)
+def _one_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which way of assigning is faster is measured, and the two differ in rounding."""
+    monkeypatch.setattr(codebook, "faster_way", lambda *_: "torch")
 
 
 def features(rows: int = 400, width: int = 6) -> Tensor:
@@ -109,7 +116,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path):
     assert whole is not None
     assert parts is not None
     assert 0 < len(rounds) < 16
-    # Each run that begins measures which way of assigning is faster; the ways differ in rounding.
+    # The killed run may have begun in the other way.
     torch.testing.assert_close(parts.centres, whole.centres, rtol=1e-4, atol=1e-4)
 
 
