@@ -24,7 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "search": ("lascaux.cli.search", "find pictures of a folder by words or by example"),
     "models": ("lascaux.cli.models", "list the models there are, or tell about one"),
     "convert": ("lascaux.cli.convert", "turn a checkpoint file into a folder of safe weights"),
-    "train": ("lascaux.cli.train", "train a model of the embedded family by its recipe"),
+    "train": ("lascaux.cli.train", "train a model by its recipe, or go on where a run stopped"),
     "evaluate": ("lascaux.cli.evaluate", "measure a model, and report with seeds and hashes"),
     "data": ("lascaux.cli.data", "look through sets of pictures, and pack them for training"),
     "world": ("lascaux.cli.world", "draw scenes of the emoji world, with their captions"),

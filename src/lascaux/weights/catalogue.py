@@ -344,6 +344,82 @@ _LPIPS = Entry(
     notes="Both files together are one model; for training, and as a measure.",
 )
 
+_STYLED = "Li De Hu, 2024 (https://github.com/hamigualisingl/Styled_vae_vq)"
+_FIRST_VERSION = (
+    "Of the first version, whose model file was never published: it is recognised and refused."
+)
+
+
+def _styled(name: str, variant: str, url: str, how: str) -> Entry:
+    file = RemoteFile(url=url, folder="styled-vq", called=f"{name}.pt", by_hand=how.format(url=url))
+    return Entry(
+        name=name,
+        model="styled_vq",
+        variant=variant,
+        files=(file,),
+        licence="not stated",
+        source=_STYLED,
+        notes=_FIRST_VERSION,
+    )
+
+
+_STYLED_VQS = (
+    _styled(
+        "styled-vq-v1-768-128",
+        "styled-vq-768-128",
+        "https://drive.google.com/file/d/1X6q2eb-3pVu5GrERi4Pypc4xQKDclFKv/view",
+        "open {url} in a browser and download the file",
+    ),
+    _styled(
+        "styled-vq-v1-768-64",
+        "styled-vq-768-64",
+        "https://pan.baidu.com/s/152D-JIHdavImpTLElc0XuQ",
+        "open {url} in a browser, give the code qimi, and download the file",
+    ),
+)
+
+
+def _titok(name: str, short: str, notes: str = "") -> Entry:
+    hub = f"yucornetto/tokenizer_titok_{name}_imagenet"
+    return Entry(
+        name=hub,
+        aliases=(f"tokenizer_titok_{name}_imagenet", short),
+        model="titok",
+        variant=short,
+        hub=hub,
+        licence="Apache-2.0",
+        source=f"ByteDance, 2024 (https://huggingface.co/{hub})",
+        notes=notes,
+    )
+
+
+_CONTINUOUS = "A variational autoencoder: its tokens are continuous, and it has no codes."
+_TITOKS = (
+    *(_titok(name, f"titok-{name}") for name in ("l32", "b64", "s128")),
+    *(
+        _titok(f"{name}_vq8k", f"titok-{name}-vq8k", "Decodes to pixels by itself.")
+        for name in ("bl64", "bl128", "sl256")
+    ),
+    *(
+        _titok(f"{name}_vae_c16", f"titok-{name}-vae-c16", _CONTINUOUS)
+        for name in ("ll32", "bl64", "bl128")
+    ),
+    Entry(
+        name="tokenizer_titok_l32.bin",
+        model="titok",
+        variant="titok-l32",
+        files=(
+            RemoteFile(
+                url="https://huggingface.co/fun-research/TiTok/resolve/main/tokenizer_titok_l32.bin",
+                folder="titok",
+            ),
+        ),
+        licence="Apache-2.0",
+        source="ByteDance, 2024 (https://huggingface.co/fun-research/TiTok)",
+        notes="The older form of titok-l32: a single file.",
+    ),
+)
+
 ENTRIES: tuple[Entry, ...] = (
     _ochre(
         "ochre-clip",
@@ -381,6 +457,8 @@ ENTRIES: tuple[Entry, ...] = (
     _laion("CLIP-ViT-B-16-DataComp.XL-s13B-b90K", "openclip-ViT-B-16"),
     _laion("CLIP-ViT-L-14-DataComp.XL-s13B-b90K", "openclip-ViT-L-14"),
     *_VQGANS,
+    *_STYLED_VQS,
+    *_TITOKS,
     _LPIPS,
 )
 

@@ -14,6 +14,8 @@ from lascaux.models import dvae as dvae_model
 from lascaux.models import judge as judge_model
 from lascaux.models import lpips as lpips_model
 from lascaux.models import patch_discriminator as discriminator_model
+from lascaux.models import styled_vq as styled_vq_model
+from lascaux.models import titok as titok_model
 from lascaux.models import vqgan as vqgan_model
 from lascaux.weights.maps import (
     clip,
@@ -22,6 +24,8 @@ from lascaux.weights.maps import (
     dvae,
     lpips,
     patch_discriminator,
+    styled_vq,
+    titok,
     vqgan,
 )
 from lascaux.weights.published import Adopted, Published
@@ -82,6 +86,25 @@ KINDS: dict[str, Kind] = {
         hashed=lambda config: f"{config.activation} {config.norm_epsilon}",
     ),
     "judge": Kind(model=judge_model.Judge, config=judge_model.JudgeConfig),
+    "styled_vq": Kind(
+        model=styled_vq_model.StyledVq,
+        config=styled_vq_model.StyledVqConfig,
+        variants=styled_vq_model.VARIANTS,
+        recognises=styled_vq.recognises,
+        refuses=styled_vq.refuse_kin,
+        adopt=styled_vq.adopt,
+        hashed=styled_vq.decisive,
+    ),
+    "titok": Kind(
+        model=titok_model.TiTok,
+        config=titok_model.TiTokConfig,
+        variants=titok_model.VARIANTS,
+        recognises=titok.recognises,
+        adopt=titok.adopt,
+        folder=titok.published_folder,
+        weights=titok.WEIGHTS,
+        hashed=titok.decisive,
+    ),
     "vqgan": Kind(
         model=vqgan_model.VqGan,
         config=vqgan_model.VqGanConfig,

@@ -1,0 +1,686 @@
+"""Styled VAE-VQ: a picture as 36 attribute tokens, from general to particular.
+
+Li De Hu: "Styled_vae_vq", 2024, https://github.com/hamigualisingl/Styled_vae_vq (no paper). A ViT
+reads the picture together with one query an attribute; in its last blocks every attribute has an
+MLP of its own. The decoder takes two attributes a block, the first ones first. Stage one learns it
+without a codebook; stage two makes the codebook by k-means. For language models that read and
+write pictures as a short sequence without places.
+
+What is quantised. Between encoder and decoder lies the cosine layer: the latent of an attribute
+weighs a learnt matrix' rows by its cosines with them, so that an error in it matters less. The
+author's README quantises what goes into that layer, by its direction; his code (modelv2.py)
+quantises what comes out of it, by squared distance. `StyledVqConfig.quantised` says which a model
+does, and `features`, `quantise`, `lookup` and `decode` all follow it: the bottleneck by default,
+the mixture for files in the author's layout.
+
+Published checkpoints: the author's, of which the first version cannot be read: its model file was
+never published.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+from lascaux.errors import BadInput
+from lascaux.nn.linear import Linear
+from lascaux.nn.quantise import nearest, straight_through
+from lascaux.nn.transformer import Block, LayerNorm, SelfAttention
+
+if TYPE_CHECKING:
+    from lascaux.images.preprocess import Preprocessing
+
+Quantised = Literal["bottleneck", "mixture"]
+Distance = Literal["cosine", "euclidean"]
+
+_ADAPTIVE_EPSILON = 1e-6  # of the decoder's conditioned blocks and group norms, as published
+_COSINE_EPSILON = 1e-8  # shortest length that a cosine divides by
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyledVqConfig:
+    """Everything that fixes the parameters of a Styled VAE-VQ and the numbers it answers with."""
+
+    image_size: int = 256  # pixels, square
+    patch_size: int = 16  # pixels
+    attributes: int = 36  # tokens of a picture; the decoder has a block for every two
+    width: int = 1024  # of the encoder
+    heads: int = 16
+    mlp_width: int | None = None  # None: four times the width
+    plain_layers: int = 18
+    expert_layers: int = 6  # the encoder's last blocks, with an MLP for each attribute
+    latent_width: int = 128
+    mixture_rows: int | None = None  # of the cosine layer's matrix; None: as many as it has columns
+    codes: int = 194560  # 0: stage one, without a codebook
+    decoder_width: int = 768
+    decoder_heads: int | None = None  # None: one for 64 channels
+    decoder_mlp_width: int | None = None  # None: four times the width
+    decoder_layers: int = 6  # plain blocks after those that take attributes
+    pixel_width: int = 32  # channels of the convolutions behind the decoder
+    pixel_kernel: int = 17  # pixels; of the first of them
+    pixel_groups: int = 8
+    quantised: Quantised = "bottleneck"  # or what the cosine layer gives, as in the author's code
+    distance: Distance = "cosine"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    resize: Literal["crop", "squash", "pad"] = "crop"
+    filter: Literal["bicubic", "bilinear", "opencv-bicubic"] = "bicubic"
+
+    def __post_init__(self) -> None:
+        if self.image_size < self.patch_size or self.image_size % self.patch_size:
+            raise BadInput(
+                f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}"
+            )
+        if self.attributes < 2 or self.attributes % 2:
+            raise BadInput(f"attributes={self.attributes}: the decoder takes two a block; even")
+        for what, width, heads in (
+            ("encoder", self.width, self.heads),
+            ("decoder", self.decoder_width, self.heads_of_decoder),
+        ):
+            if heads < 1 or width % heads:
+                raise BadInput(f"{what} width {width} does not divide into {heads} heads")
+        if self.pixel_kernel % 2 == 0:
+            raise BadInput(f"pixel_kernel {self.pixel_kernel} is even; it has no middle")
+        if self.pixel_width % self.pixel_groups:
+            raise BadInput(
+                f"pixel_width {self.pixel_width} does not divide into {self.pixel_groups} groups"
+            )
+        if self.quantised not in ("bottleneck", "mixture"):
+            raise BadInput(f"quantised {self.quantised!r} is neither 'bottleneck' nor 'mixture'")
+        if self.distance not in ("cosine", "euclidean"):
+            raise BadInput(f"distance {self.distance!r} is neither 'cosine' nor 'euclidean'")
+        if self.codes < 0:
+            raise BadInput(f"codes={self.codes}; 0 for none, or a number of them")
+
+    @property
+    def heads_of_decoder(self) -> int:
+        """Attention heads of the decoder."""
+        return self.decoder_heads or self.decoder_width // 64
+
+    @property
+    def patches(self) -> int:
+        """Patches of a picture."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def preprocessing(self) -> "Preprocessing":
+        """What a picture goes through before the encoder.
+
+        The author halves a large picture by box before he resizes it; here it is resized at once.
+        """
+        from lascaux.images.preprocess import Preprocessing
+
+        return Preprocessing(
+            size=self.image_size,
+            resize=self.resize,
+            filter=self.filter,
+            mean=self.mean,
+            std=self.std,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON types; `from_json` gives the same config back."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "StyledVqConfig":
+        """The config that `to_json` wrote.
+
+        Raises:
+            BadInput: a field is unknown, or its value is impossible.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(fields) - known):
+            raise BadInput(f"unknown fields in a Styled VAE-VQ config: {', '.join(unknown)}")
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise BadInput(f"a Styled VAE-VQ config with impossible values: {error}") from error
+
+
+_FULL = StyledVqConfig(quantised="mixture", distance="euclidean")
+
+VARIANTS: dict[str, StyledVqConfig] = {
+    # modelv2.py; the README names these widths of decoder and latents.
+    "styled-vq-768-128": _FULL,
+    "styled-vq-768-64": replace(_FULL, latent_width=64),
+    "styled-vq-512-128": replace(_FULL, decoder_width=512),
+    "styled-vq-512-64": replace(_FULL, decoder_width=512, latent_width=64),
+}
+
+
+class Experts(nn.Module):
+    """An MLP for each attribute, all of them computed in two batched products.
+
+    The weights lie input first, so that neither products nor gradients are laid out anew.
+    """
+
+    def __init__(self, experts: int, width: int, hidden_width: int) -> None:
+        super().__init__()
+        self.up_weight = nn.Parameter(torch.empty(experts, width, hidden_width))
+        self.up_bias = nn.Parameter(torch.empty(experts, hidden_width))
+        self.down_weight = nn.Parameter(torch.empty(experts, hidden_width, width))
+        self.down_bias = nn.Parameter(torch.empty(experts, width))
+
+    def initialise(self) -> None:
+        """Draw the weights anew, each expert's as `torch.nn.Linear` does."""
+        for weight, bias in (
+            (self.up_weight, self.up_bias),
+            (self.down_weight, self.down_bias),
+        ):
+            bound = weight.shape[1] ** -0.5
+            nn.init.uniform_(weight, -bound, bound)
+            nn.init.uniform_(bias, -bound, bound)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Attribute i changed by expert i."""
+        x = rearrange(x, "b n d -> n b d")
+        x = F.gelu(torch.baddbmm(self.up_bias[:, None], x, self.up_weight))
+        x = torch.baddbmm(self.down_bias[:, None], x, self.down_weight)
+        return rearrange(x, "n b d -> b n d")
+
+
+class ExpertBlock(nn.Module):
+    """Pre-norm block in which all share the attention, and each attribute has its own MLP."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int, attributes: int) -> None:
+        super().__init__()
+        self.attributes = attributes
+        self.plain = Block(width, heads, mlp_width)
+        self.experts = Experts(attributes, width, mlp_width)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """The residual stream; the attributes are its last positions."""
+        x = x + self.plain.attention(self.plain.attention_norm(x))
+        normed = self.plain.mlp_norm(x)
+        others, own = normed[:, : -self.attributes], normed[:, -self.attributes :]
+        return x + torch.cat((self.plain.mlp(others), self.experts(own)), dim=1)
+
+    def last(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b m d"]:
+        """What `forward` gives for the attributes; the others' MLP is not computed."""
+        x = x + self.plain.attention(self.plain.attention_norm(x))
+        x = x[:, -self.attributes :]
+        return x + self.experts(self.plain.mlp_norm(x))
+
+
+class Encoder(nn.Module):
+    """From a picture to a latent for each attribute."""
+
+    def __init__(self, config: StyledVqConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, patch = config.width, config.patch_size
+        mlp_width = config.mlp_width or 4 * width
+        self.patches = nn.Conv2d(3, width, kernel_size=patch, stride=patch)
+        self.class_token = nn.Parameter(torch.empty(width))
+        self.positions = nn.Parameter(torch.empty(1 + config.patches, width))
+        self.queries = nn.Parameter(torch.empty(config.attributes, width))
+        self.first_norm = LayerNorm(width)
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, mlp_width) for _ in range(config.plain_layers)
+        )
+        self.expert_blocks = nn.ModuleList(
+            ExpertBlock(width, config.heads, mlp_width, config.attributes)
+            for _ in range(config.expert_layers)
+        )
+        self.last_norm = LayerNorm(width)
+        self.project = Linear(width, config.latent_width)
+
+    def initialise(self) -> None:
+        """Draw the weights anew, as the published code does."""
+        self.patches.reset_parameters()
+        self.project.reset_parameters()
+        for weight in (self.class_token, self.positions, self.queries):
+            nn.init.normal_(weight, std=self.config.width**-0.5)
+
+    def forward(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b n l"]:
+        """The bottleneck: a latent for each attribute of normalised pictures."""
+        short = not torch.is_grad_enabled() and len(self.expert_blocks) > 0
+        x = self._through(x, short)[:, -self.config.attributes :]
+        return self.project(self.last_norm(x))
+
+    def tokens(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b m d"]:
+        """Class token, patches and attributes after the last norm."""
+        return self.last_norm(self._through(x, False))
+
+    def _through(self, x: Tensor, short: bool) -> Tensor:
+        size = self.config.image_size
+        if x.ndim != 4 or tuple(x.shape[1:]) != (3, size, size):
+            raise BadInput(
+                f"pictures of shape {tuple(x.shape)}; this model takes b x 3 x {size} x {size}: "
+                "prepare them with lascaux.images and the model's config.preprocessing"
+            )
+        x = rearrange(self.patches(x.to(self.patches.weight.dtype)), "b d y x -> b (y x) d")
+        first = self.class_token.to(x.dtype).expand(len(x), 1, -1)
+        x = torch.cat((first, x), dim=1) + self.positions
+        x = torch.cat((x, self.queries.to(x.dtype).expand(len(x), -1, -1)), dim=1)
+        x = self.first_norm(x)
+        for block in self.blocks:
+            x = block(x)
+        for block in self.expert_blocks:
+            if short and block is self.expert_blocks[-1]:
+                assert isinstance(block, ExpertBlock)
+                return block.last(x)
+            x = block(x)
+        return x
+
+
+class AdaptiveNorm(nn.Module):
+    """Layer norm whose result a condition scales and shifts."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = LayerNorm(width, eps=_ADAPTIVE_EPSILON)
+        self.change = Linear(width, 2 * width)
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], condition: Float[Tensor, "b d"]
+    ) -> Float[Tensor, "b n d"]:
+        """The normalised sequence, times a scale and plus a shift of the whole of it."""
+        # As published: the scale is not one plus what is learnt, but that itself.
+        scale, shift = self.change(F.silu(condition))[:, None].chunk(2, dim=-1)
+        return scale * self.norm(x) + shift
+
+
+class ConditionedBlock(nn.Module):
+    """Block that takes two attributes: by its norms, and as two more positions."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int) -> None:
+        super().__init__()
+        self.first_norm = LayerNorm(width, eps=_ADAPTIVE_EPSILON)
+        self.second_norm = LayerNorm(width, eps=_ADAPTIVE_EPSILON)
+        self.first_token_norm = LayerNorm(width, eps=_ADAPTIVE_EPSILON)
+        self.second_token_norm = LayerNorm(width, eps=_ADAPTIVE_EPSILON)
+        self.attention_norm = AdaptiveNorm(width)
+        self.attention = SelfAttention(width, heads)
+        self.mlp_norm = AdaptiveNorm(width)
+        self.up = Linear(width, mlp_width)
+        self.down = Linear(mlp_width, width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        first: Float[Tensor, "b d"],
+        second: Float[Tensor, "b d"],
+    ) -> Float[Tensor, "b n2 d"]:
+        """The residual stream with two positions more in front."""
+        told = torch.stack((self.first_token_norm(first), self.second_token_norm(second)), dim=1)
+        normed = self.attention_norm(x, self.first_norm(first))
+        x = F.pad(x, (0, 0, 2, 0)) + self.attention(torch.cat((told, normed), dim=1))
+        return x + self.down(F.gelu(self.up(self.mlp_norm(x, self.second_norm(second)))))
+
+
+class Pixels(nn.Module):
+    """Convolutions that smooth what the patches say."""
+
+    def __init__(self, config: StyledVqConfig) -> None:
+        super().__init__()
+        width, groups, size = config.pixel_width, config.pixel_groups, config.pixel_kernel
+        self.first = nn.Conv2d(3, width, size, padding=size // 2)
+        self.first_norm = nn.GroupNorm(groups, width, eps=_ADAPTIVE_EPSILON)
+        self.norm1 = nn.GroupNorm(groups, width, eps=_ADAPTIVE_EPSILON)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm2 = nn.GroupNorm(groups, width, eps=_ADAPTIVE_EPSILON)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.last_norm = nn.GroupNorm(groups, width, eps=_ADAPTIVE_EPSILON)
+        self.last = nn.Conv2d(width, 3, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c y x"]:
+        """The picture, smoothed."""
+        x = self.first_norm(self.first(x))
+        changed = self.conv1(F.silu(self.norm1(x)))
+        x = x + self.conv2(F.silu(self.norm2(changed)))
+        return self.last(F.silu(self.last_norm(x)))
+
+
+class Decoder(nn.Module):
+    """From mixtures of all attributes to a picture."""
+
+    def __init__(self, config: StyledVqConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, heads = config.decoder_width, config.heads_of_decoder
+        mlp_width = config.decoder_mlp_width or 4 * width
+        self.widen = Linear(config.latent_width, width)
+        self.positions = nn.Parameter(torch.empty(config.patches, width))
+        self.first_norm = LayerNorm(width)
+        self.conditioned_blocks = nn.ModuleList(
+            ConditionedBlock(width, heads, mlp_width) for _ in range(config.attributes // 2)
+        )
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_width) for _ in range(config.decoder_layers)
+        )
+        self.last_norm = LayerNorm(width)
+        self.patches = Linear(width, 3 * config.patch_size**2)
+        self.pixels = Pixels(config)
+
+    def initialise(self) -> None:
+        """Draw the weights anew, as the published code does."""
+        self.widen.reset_parameters()
+        self.patches.reset_parameters()
+        nn.init.normal_(self.positions, std=self.config.decoder_width**-0.5)
+
+    def forward(self, mixtures: Float[Tensor, "b n l"]) -> Float[Tensor, "b c y x"]:
+        """Normalised pictures, unclamped."""
+        conditions = self.widen(mixtures.to(self.widen.weight.dtype))
+        x = self.first_norm(self.positions).to(conditions.dtype)
+        x = x.expand(len(conditions), -1, -1)
+        for number, block in enumerate(self.conditioned_blocks):
+            x = block(x, conditions[:, 2 * number], conditions[:, 2 * number + 1])
+        for block in self.blocks:
+            x = block(x)
+        # What was put in front is left out again.
+        x = self.patches(self.last_norm(x[:, -self.config.patches :]))
+        size, rows = self.config.patch_size, math.isqrt(self.config.patches)
+        x = rearrange(x, "b (y x) (c p q) -> b c (y p) (x q)", y=rows, c=3, p=size)
+        return self.pixels(x)
+
+
+class StyledVq(nn.Module):
+    """A picture as a short sequence of attributes, and back.
+
+    Attributes:
+        encoder: gives the bottleneck, a latent for each attribute.
+        mixture: the cosine layer's matrix.
+        codebook: `codes latent_width`; a buffer, because k-means makes it and no gradient.
+        mean: the mean feature of each attribute over a corpus, which stands in for attributes that
+            are left out; zeros where none was ever set.
+        decoder: takes what the cosine layer gives.
+    """
+
+    def __init__(self, config: StyledVqConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.latent_width
+        self.encoder = Encoder(config)
+        self.mixture = nn.Parameter(torch.empty(config.mixture_rows or width, width))
+        self.mixture_norm = LayerNorm(width)
+        self.decoder = Decoder(config)
+        self.codebook: Tensor
+        self.mean: Tensor
+        self.register_buffer("codebook", torch.zeros(config.codes, width))
+        self.register_buffer("mean", torch.zeros(config.attributes, width))
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Draw the weights anew, as the published code does; codebook and means stay."""
+        for module in self.modules():
+            if isinstance(module, SelfAttention | Experts):
+                module.initialise()
+        self.encoder.initialise()
+        self.decoder.initialise()
+        nn.init.normal_(self.mixture, std=self.config.width**-0.5)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.mixture.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are kept in."""
+        return self.mixture.dtype
+
+    @property
+    def codes(self) -> int:
+        """Size of the codebook; 0: there is none yet."""
+        return self.config.codes
+
+    @property
+    def length(self) -> int:
+        """Tokens of a picture."""
+        return self.config.attributes
+
+    def normalise(self, pictures: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c y x"]:
+        """Pictures in [0, 1] in the range the model takes: [-1, 1] as published."""
+        return (pictures - self._colour(self.config.mean)) / self._colour(self.config.std)
+
+    def denormalise(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c y x"]:
+        """What `decode` gives as pictures in [0, 1], not clamped."""
+        return x * self._colour(self.config.std) + self._colour(self.config.mean)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c y x"],
+        *,
+        noise: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "b c y x"]:
+        """Normalised pictures through the continuous features and back: what stage one trains.
+
+        Args:
+            x: normalised pictures.
+            noise: tolerance noise on the features, as `features` takes it.
+            generator: of the noise.
+        """
+        return self.decode(self.features(x, noise=noise, generator=generator))
+
+    def features(
+        self,
+        x: Float[Tensor, "b c y x"],
+        *,
+        noise: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """What is quantised: the bottleneck, or what the cosine layer gives, as the config says.
+
+        Args:
+            x: normalised pictures.
+            noise: standard deviation of Gaussian noise on the bottleneck, as a part of the root
+                mean square of each latent, so that longer latents do not drown it. 0.1 is a tenth.
+            generator: of the noise, on the weights' device.
+
+        Raises:
+            BadInput: the pictures are not RGB or not of the config's size.
+        """
+        found = self.encoder(x)
+        if noise:
+            found = found + noise * _noise(found, generator)
+        return found if self.config.quantised == "bottleneck" else self.mix(found)
+
+    def mix(self, bottleneck: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """The cosine layer, in float32: its matrix' rows weighed by cosine + 1, then normalised.
+
+        A latent's length changes nothing; one of zeros weighs all rows alike.
+        """
+        wide = torch.promote_types(bottleneck.dtype, torch.float32)
+        with torch.autocast(device_type=bottleneck.device.type, enabled=False):
+            rows = self.mixture.to(wide)
+            weights = 1 + _unit(bottleneck.to(wide)) @ _unit(rows).T
+            mixed = weights / weights.sum(dim=-1, keepdim=True) @ rows
+            return self.mixture_norm(mixed).to(bottleneck.dtype)
+
+    def quantise(
+        self, features: Float[Tensor, "b n d"]
+    ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n d"]]:
+        """The nearest codes of features, and the features that these codes stand for.
+
+        Gradients go straight through to the features.
+
+        Raises:
+            BadInput: there is no codebook yet, or the features are of another width.
+        """
+        ids = self._chosen(features)
+        found = self.codebook[ids].to(features.dtype)
+        if torch.is_grad_enabled() and features.requires_grad:
+            found = straight_through(found, features)
+        return ids, found
+
+    def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        """The features that codes stand for, of any number of attributes.
+
+        Raises:
+            BadInput: there is no codebook yet, or an id is none of its codes.
+        """
+        self._require_codebook()
+        if ids.is_floating_point() or ids.dtype == torch.bool or ids.ndim != 2:
+            raise BadInput(
+                f"ids of {ids.dtype} and shape {tuple(ids.shape)}; whole numbers b n are expected"
+            )
+        if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= self.codes):
+            raise BadInput(
+                f"ids from {int(ids.min())} to {int(ids.max())}; this codebook has 0 to "
+                f"{self.codes - 1}: take ids that this very model gave"
+            )
+        return self.codebook[ids.long()]
+
+    def encode(self, x: Float[Tensor, "b c y x"]) -> Int[Tensor, "b n"]:
+        """The codes of normalised pictures, from general to particular.
+
+        Raises:
+            BadInput: as `features` and `quantise`.
+        """
+        self._require_codebook()
+        return self._chosen(self.features(x))
+
+    def decode(
+        self, features: Float[Tensor, "b n d"], grid: tuple[int, int] | None = None
+    ) -> Float[Tensor, "b c y x"]:
+        """Normalised pictures of features, unclamped and differentiable.
+
+        Args:
+            features: of all attributes; `complete` stands in for those that are left out.
+            grid: None; attributes have no places.
+
+        Raises:
+            BadInput: another number of attributes, another width, or a grid.
+        """
+        self._require_width(features)
+        if grid is not None:
+            raise BadInput(f"grid {grid}: attributes lie in no grid; leave it None")
+        if features.shape[1] != self.length:
+            raise BadInput(
+                f"{features.shape[1]} attributes; this model decodes {self.length}: let "
+                "`complete` stand in for those that are left out"
+            )
+        mixed = features if self.config.quantised == "mixture" else self.mix(features)
+        return self.decoder(mixed)
+
+    def decode_ids(
+        self, ids: Int[Tensor, "b n"], grid: tuple[int, int] | None = None
+    ) -> Float[Tensor, "b c y x"]:
+        """Normalised pictures of codes, unclamped; arguments and errors as `lookup`, `decode`."""
+        return self.decode(self.lookup(ids), grid)
+
+    def complete(self, features: Float[Tensor, "b k d"]) -> Float[Tensor, "b n d"]:
+        """The first k attributes, with what stands in for the rest behind them.
+
+        That is the mean feature of each over a corpus (`mean`), where one was set; else what says
+        nothing: all rows of the cosine layer alike.
+
+        Raises:
+            BadInput: there are more attributes than the model has, or of another width.
+        """
+        self._require_width(features)
+        count = features.shape[1]
+        if count > self.length:
+            raise BadInput(f"{count} attributes; this model has {self.length}")
+        rest = self.standing_in()[count:].to(features.dtype)
+        return torch.cat((features, rest.expand(len(features), -1, -1)), dim=1)
+
+    def standing_in(self) -> Float[Tensor, "n d"]:
+        """What stands in for attributes that are left out; `complete` says what it is."""
+        if self.config.quantised == "bottleneck" or bool(self.mean.any()):
+            return self.mean
+        return self.mix(self.mean[None])[0]
+
+    @torch.no_grad()
+    def adopt(
+        self,
+        codebook: Float[Tensor, "s d"],
+        *,
+        mean: Float[Tensor, "n d"] | None = None,
+    ) -> None:
+        """Take a codebook, as stage two makes it, and the corpus' mean features.
+
+        Raises:
+            BadInput: it is empty, of another width, or not finite.
+        """
+        if codebook.ndim != 2 or not len(codebook) or codebook.shape[1] != self.config.latent_width:
+            raise BadInput(
+                f"a codebook of shape {tuple(codebook.shape)}; expected codes x "
+                f"{self.config.latent_width}"
+            )
+        if mean is not None and mean.shape != self.mean.shape:
+            raise BadInput(
+                f"mean features of shape {tuple(mean.shape)}; expected {tuple(self.mean.shape)}"
+            )
+        for what, tensor in (("codebook", codebook), ("mean", mean)):
+            if tensor is not None and not bool(tensor.isfinite().all()):
+                raise BadInput(f"the {what} holds numbers that are not finite")
+        self.config = replace(self.config, codes=len(codebook))
+        self.codebook = codebook.to(self.mixture).clone()
+        if mean is not None:
+            self.mean = mean.to(self.mixture).clone()
+
+    def _colour(self, values: tuple[float, float, float]) -> Tensor:
+        return torch.tensor(values, device=self.device)[:, None, None]
+
+    def _chosen(self, features: Tensor) -> Tensor:
+        self._require_codebook()
+        self._require_width(features)
+        if self.config.distance == "euclidean":
+            return nearest(features, self.codebook)
+        # Of vectors of one length the nearest is the one of the largest cosine.
+        return nearest(_unit(features.float()), _unit(self.codebook.float()))
+
+    def _require_codebook(self) -> None:
+        if not self.codes:
+            raise BadInput(
+                "this model has no codebook yet: make one by k-means from the features of a corpus "
+                "(lascaux.tasks.codebook), and give it to `adopt`"
+            )
+
+    def _require_width(self, features: Tensor) -> None:
+        width = self.config.latent_width
+        if features.ndim != 3 or features.shape[2] != width:
+            raise BadInput(f"features of shape {tuple(features.shape)}; expected b n {width}")
+
+
+def exchange(
+    first: Shaped[Tensor, "b n *d"], second: Shaped[Tensor, "b n *d"], attributes: Sequence[int]
+) -> tuple[Shaped[Tensor, "b n *d"], Shaped[Tensor, "b n *d"]]:
+    """Two pictures' codes or features, with some attributes of each in the other's place.
+
+    Args:
+        first: ids `b n` or features `b n d`.
+        second: likewise.
+        attributes: which of the n, counted from 0.
+
+    Raises:
+        BadInput: the two are of different shapes, or there is no such attribute.
+    """
+    if first.shape != second.shape:
+        raise BadInput(f"{tuple(first.shape)} and {tuple(second.shape)} cannot be exchanged")
+    count = first.shape[1]
+    if strange := [number for number in attributes if not 0 <= number < count]:
+        raise BadInput(f"there is no attribute {strange[0]}; there are 0 to {count - 1}")
+    chosen = torch.zeros(count, dtype=torch.bool, device=first.device)
+    chosen[list(attributes)] = True
+    chosen = chosen.reshape(1, count, *[1] * (first.ndim - 2))
+    return torch.where(chosen, second, first), torch.where(chosen, first, second)
+
+
+def _noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Gaussian noise of the root mean square of every latent."""
+    size = like.detach().square().mean(dim=-1, keepdim=True).sqrt()
+    drawn = torch.randn(like.shape, generator=generator, device=like.device, dtype=torch.float32)
+    return size * drawn.to(like.dtype)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / x.norm(dim=-1, keepdim=True).clamp(min=_COSINE_EPSILON)
