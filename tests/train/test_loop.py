@@ -305,6 +305,16 @@ def test_a_run_may_be_made_longer_before_it_cools_down(tmp_path: Path):
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "longer"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "stopped"), [({}, 35), ({"schedule": "cosine"}, 10), ({"schedule": "one-cycle"}, 9)]
+)
+def test_a_run_that_cools_down_keeps_its_length(tmp_path: Path, changes, stopped):
+    train(Line(steps=40, **changes), tmp_path, stop_after=stopped)
+    with pytest.raises(BadInput, match=r"--steps was 40 and is 60 .* another learning rate"):
+        train(Line(steps=60, **changes), tmp_path)
+    assert train(Line(steps=40, **changes), tmp_path)
+
+
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path):
     assert train(Line(), tmp_path)
     before = (tmp_path / "model" / "weights.pt").stat().st_mtime_ns

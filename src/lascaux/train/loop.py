@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from lascaux.train.optimisers import build_optimiser, rates, set_rates
 from lascaux.train.options import Running
 from lascaux.train.processes import Processes
 from lascaux.train.recipe import DTYPES, Loss, Moment, Part, Recipe
-from lascaux.train.schedules import Plateau, rate_factor
+from lascaux.train.schedules import Course, Plateau, rate_factor
 from lascaux.train.sharding import limit_gradients
 from lascaux.train.watch import Line, Report, Watch
 
@@ -368,6 +369,7 @@ class Run:
                 "recipe": self.recipe.name,
                 "settings": json.dumps(self.recipe.settings()),
                 "running": self._how(),
+                "course": asdict(self.recipe.course),
                 "step": self.step,
                 "model": model,
                 "average": average,
@@ -383,6 +385,7 @@ class Run:
 
     def _resume(self, state: checkpoint.State, path: Path | None) -> None:
         self.step, self._best, self._place = state["step"], state["best"], state["place"]
+        self._require_same_past(Course(**state["course"]))
         for turn, optimiser in self._optimisers.items():
             checkpoint.load_optimiser_state(optimiser, state["optimisers"][turn])
         if self._average is not None:
@@ -402,6 +405,21 @@ class Run:
                 "; ".join(changed),
             )
         log.info("resumed %s at step %d", path, self.step)
+
+    def _require_same_past(self, before: Course) -> None:
+        """Refuse a length by which the steps that are done would have had other learning rates.
+
+        Raises:
+            BadInput: the run was made longer or shorter after its learning rate had begun to fall.
+        """
+        now, last = self.recipe.course, self.step - 1
+        if last >= 0 and rate_factor(before, last) != rate_factor(now, last):
+            raise BadInput(
+                f"--steps was {before.steps} and is {now.steps} (--cooldown-steps "
+                f"{before.cooldown_steps}, {now.cooldown_steps}): by the schedule "
+                f"`{now.schedule}` step {self.step} would have had another learning rate. "
+                "Give the former numbers, or the run another name (--name)"
+            )
 
     def _how(self) -> dict[str, Any]:
         """What decides the last bits of sums."""
