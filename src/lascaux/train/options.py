@@ -53,6 +53,7 @@ class Running:
         }
         for name, low in least.items():
             if not getattr(self, name) >= low:
-                raise BadInput(f"{name} is {getattr(self, name)}; it must be at least {low}")
+                flag = name.replace("_", "-")
+                raise BadInput(f"--{flag} is {getattr(self, name)}; it must be at least {low}")
         if self.threads is not None and self.threads < 1:
-            raise BadInput(f"threads is {self.threads}; it must be at least 1")
+            raise BadInput(f"--threads is {self.threads}; it must be at least 1")
