@@ -210,6 +210,25 @@ def test_recomputed_blocks_give_the_same_bits(tmp_path: Path):
     assert same(weights(tmp_path / "plain"), weights(tmp_path / "recomputed"))
 
 
+@pytest.mark.slow
+def test_compiled_blocks_learn_nearly_the_same(tmp_path: Path):
+    class Blocks(Line):
+        def build(self) -> nn.Module:
+            parts = [nn.Linear(3, 8), nn.Sequential(nn.Linear(8, 8), nn.GELU()), nn.Linear(8, 1)]
+            return Chain(nn.ModuleList(parts))
+
+    assert train(Blocks(), tmp_path / "plain")
+    assert train(Blocks(), tmp_path / "compiled", Running(compile=True))
+    a, b = weights(tmp_path / "plain"), weights(tmp_path / "compiled")
+    torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
+
+
+def test_blocks_are_those_of_the_outermost_lists():
+    inner = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+    outer = nn.ModuleList([Chain(inner), nn.Linear(2, 2), nn.ReLU()])
+    assert Line().blocks(Chain(outer)) == [outer[0], outer[1]]
+
+
 class Chain(nn.Module):
     def __init__(self, parts: nn.ModuleList) -> None:
         super().__init__()

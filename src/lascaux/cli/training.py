@@ -42,7 +42,13 @@ class Shown:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=self._steps, initial=line["step"], file=sys.stderr, unit="step", leave=False
+                total=self._steps,
+                initial=line["step"],
+                file=sys.stderr,
+                unit="step",
+                leave=False,
+                miniters=1,
+                mininterval=0,
             )
         told = f"loss {line['loss']:.4g}"
         if line["loader_share"] > 0.05:

@@ -156,8 +156,10 @@ class Recipe:
                 f"--batch-size {self.batch_size} does not divide into {self.accumulation} "
                 "micro-batches (--accumulation)"
             )
-        if self.exported == "best" and self.best is None:
-            raise BadInput(f"{self.name} compares no validations: --exported best is not possible")
+        if self.best is None and self.schedule == "plateau":
+            raise BadInput(f"{self.name} compares no validations; take another --schedule")
+        if self.best is None and self.exported == "best":
+            raise BadInput(f"{self.name} compares no validations; take --exported last")
 
     # What a recipe must have.
 
@@ -211,10 +213,13 @@ class Recipe:
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """The parts that are computed again, compiled or sharded one by one.
 
-        By default the elements of every `ModuleList`.
+        By default the elements of every `ModuleList` that is not within another's.
         """
-        lists = [part for part in model.modules() if isinstance(part, nn.ModuleList)]
-        return [block for part in lists for block in part if any(True for _ in block.parameters())]
+        found: dict[str, nn.Module] = {}
+        for name, part in model.named_modules():
+            if isinstance(part, nn.ModuleList) and not any(name.startswith(f"{n}.") for n in found):
+                found |= {f"{name}.{n}" if name else n: block for n, block in part.named_children()}
+        return [block for block in found.values() if any(True for _ in block.parameters())]
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Figures on the validation split, of the averaged weights."""
