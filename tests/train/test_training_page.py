@@ -19,10 +19,9 @@ def test_every_flag_of_the_page_is_one_of_the_commands():
 
 
 def test_the_files_of_the_page_are_those_of_a_run(tmp_path: Path):
-    from line import Line
-
     from lascaux.train.loop import train
     from lascaux.train.options import Running
+    from line import Line
 
     train(Line(steps=4), tmp_path, Running(workers=0))
     text = PAGE.read_text(encoding="utf-8")

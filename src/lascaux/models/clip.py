@@ -9,7 +9,6 @@ Published checkpoints: OpenAI's RN50, RN101, RN50x4, RN50x16, RN50x64, ViT-B/32,
 and ViT-L/14@336px (QuickGELU); OpenCLIP's ViTs (Cherti et al. 2022, arXiv:2212.07143; exact GELU).
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput, BadText
+from lascaux.nn.configs import config_from_json, config_to_json
 from lascaux.nn.linear import Linear, linear
 from lascaux.nn.prefix_tree import PrefixTree
 
@@ -124,10 +124,7 @@ class ClipConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types; `from_json` gives the same config back."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(self).items()
-        }
+        return config_to_json(self)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "ClipConfig":
@@ -136,24 +133,7 @@ class ClipConfig:
         Raises:
             BadInput: a field is unknown or missing, or its value is impossible.
         """
-        known = {field.name: field for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(fields) - set(known)):
-            raise BadInput(f"unknown fields in a CLIP config: {', '.join(unknown)}")
-        absent = [
-            name
-            for name, field in known.items()
-            if field.default is dataclasses.MISSING and name not in fields
-        ]
-        if absent:
-            raise BadInput(f"fields missing from a CLIP config: {', '.join(absent)}")
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in fields.items()
-        }
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise BadInput(f"a CLIP config with impossible values: {error}") from error
+        return config_from_json(cls, fields, "CLIP")
 
 
 def unless_fourfold(mlp_width: int, width: int) -> int | None:

@@ -8,7 +8,6 @@ Ramesh et al. 2021, arXiv:2102.12092, section 2.1. Codes are drawn by the Gumbel
 No checkpoint is published with it: users train their own with its train_vae.py.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput
+from lascaux.nn.configs import config_from_json, config_to_json
 from lascaux.nn.grid import Grid, as_map, as_tokens, grid_of, require_count, require_ids
 from lascaux.nn.quantise import gumbel_choice, gumbel_noise, straight_through
 
@@ -74,26 +74,16 @@ class DiscreteVaeConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types; `from_json` gives the same config back."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(self).items()
-        }
+        return config_to_json(self)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "DiscreteVaeConfig":
         """The config that `to_json` wrote.
 
         Raises:
-            BadInput: a field is unknown, or its value is impossible.
+            BadInput: a field is unknown or missing, or its value is impossible.
         """
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in fields.items()
-        }
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise BadInput(f"a DiscreteVAE config with impossible fields: {error}") from error
+        return config_from_json(cls, fields, "DiscreteVAE")
 
 
 class Reconstruction(NamedTuple):

@@ -8,7 +8,6 @@ of that training was not published.
 Published checkpoint: `openai-dvae` (encoder.pkl and decoder.pkl).
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput
+from lascaux.nn.configs import config_from_json, config_to_json
 from lascaux.nn.grid import Grid, as_map, as_tokens, grid_of, require_count, require_ids
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class DvaeConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types; `from_json` gives the same config back."""
-        return dataclasses.asdict(self)
+        return config_to_json(self)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "DvaeConfig":
@@ -90,10 +90,7 @@ class DvaeConfig:
         Raises:
             BadInput: a field is unknown or missing, or its value is impossible.
         """
-        try:
-            return cls(**fields)
-        except TypeError as error:
-            raise BadInput(f"a dVAE config with impossible fields: {error}") from error
+        return config_from_json(cls, fields, "dVAE")
 
 
 VARIANTS: dict[str, DvaeConfig] = {

@@ -5,7 +5,6 @@ arXiv:1505.04597). It shares no architecture with any model it judges, is traine
 never used to guide, rerank or select. Published checkpoint: `ochre-judge`.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput
+from lascaux.nn.configs import config_from_json, config_to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +30,17 @@ class JudgeConfig:
     presence: float = 0.5  # probability from which an object counts as there
 
     def to_json(self) -> dict[str, Any]:
-        """The config as it stands in `config.json`."""
-        return dataclasses.asdict(self)
+        """The fields as JSON types; `from_json` gives the same config back."""
+        return config_to_json(self)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "JudgeConfig":
-        """The config that `to_json` gave."""
-        return cls(**{**fields, "widths": tuple(fields["widths"])})
+        """The config that `to_json` wrote.
+
+        Raises:
+            BadInput: a field is unknown or missing, or its value is impossible.
+        """
+        return config_from_json(cls, fields, "judge")
 
 
 class Verdict(NamedTuple):

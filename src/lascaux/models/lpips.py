@@ -6,7 +6,6 @@ arXiv:1409.1556). For the loss of VQGANs, and as a measure. Weights: torchvision
 five weightings of LPIPS, or both from inside a VQGAN's checkpoint.
 """
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput
+from lascaux.nn.configs import config_from_json, config_to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +38,16 @@ class LpipsConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types; `from_json` gives the same config back."""
-        fields = dataclasses.asdict(self)
-        return {**fields, "widths": list(self.widths), "depths": list(self.depths)}
+        return config_to_json(self)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "LpipsConfig":
-        """The config that `to_json` wrote."""
-        lists = {name: tuple(fields[name]) for name in ("widths", "depths") if name in fields}
-        return cls(**{**fields, **lists})
+        """The config that `to_json` wrote.
+
+        Raises:
+            BadInput: a field is unknown or missing, or its value is impossible.
+        """
+        return config_from_json(cls, fields, "LPIPS")
 
 
 VARIANTS: dict[str, LpipsConfig] = {

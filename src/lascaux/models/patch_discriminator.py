@@ -4,7 +4,6 @@ Isola, Zhu, Zhou, Efros: "Image-to-Image Translation with Conditional Adversaria
 arXiv:1611.07004, as taming-transformers and clip-gen publish it inside their VQGANs' checkpoints.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput
+from lascaux.nn.configs import config_from_json, config_to_json
 
 _SLOPE = 0.2  # of the rectifiers, below zero
 
@@ -42,12 +42,16 @@ class PatchDiscriminatorConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types; `from_json` gives the same config back."""
-        return dataclasses.asdict(self)
+        return config_to_json(self)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "PatchDiscriminatorConfig":
-        """The config that `to_json` wrote."""
-        return cls(**fields)
+        """The config that `to_json` wrote.
+
+        Raises:
+            BadInput: a field is unknown or missing, or its value is impossible.
+        """
+        return config_from_json(cls, fields, "patch discriminator")
 
 
 class ActNorm(nn.Module):

@@ -17,7 +17,6 @@ Published checkpoints: the author's, of which the first version cannot be read: 
 never published.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput
+from lascaux.nn.configs import config_from_json, config_to_json
 from lascaux.nn.linear import Linear
 from lascaux.nn.quantise import nearest, straight_through
 from lascaux.nn.transformer import Block, LayerNorm, SelfAttention
@@ -127,29 +127,16 @@ class StyledVqConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types; `from_json` gives the same config back."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(self).items()
-        }
+        return config_to_json(self)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "StyledVqConfig":
         """The config that `to_json` wrote.
 
         Raises:
-            BadInput: a field is unknown, or its value is impossible.
+            BadInput: a field is unknown or missing, or its value is impossible.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(fields) - known):
-            raise BadInput(f"unknown fields in a Styled VAE-VQ config: {', '.join(unknown)}")
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in fields.items()
-        }
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise BadInput(f"a Styled VAE-VQ config with impossible values: {error}") from error
+        return config_from_json(cls, fields, "Styled VAE-VQ")
 
 
 _FULL = StyledVqConfig(quantised="mixture", distance="euclidean")

@@ -11,7 +11,6 @@ later bl64-vq8k, bl128-vq8k and sl256-vq8k, which give pixels; and ll32, bl64 an
 which are variational autoencoders without a codebook.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput, Unsupported
+from lascaux.nn.configs import config_from_json, config_to_json
 from lascaux.nn.linear import Linear
 from lascaux.nn.quantise import nearest, straight_through
 from lascaux.nn.transformer import Block, LayerNorm
@@ -108,10 +108,7 @@ class TiTokConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types; `from_json` gives the same config back."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(self).items()
-        }
+        return config_to_json(self)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "TiTokConfig":
@@ -120,17 +117,7 @@ class TiTokConfig:
         Raises:
             BadInput: a field is unknown or missing, or its value is impossible.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(fields) - known):
-            raise BadInput(f"unknown fields in a TiTok config: {', '.join(unknown)}")
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in fields.items()
-        }
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise BadInput(f"a TiTok config with impossible values: {error}") from error
+        return config_from_json(cls, fields, "TiTok")
 
 
 def of_sizes(encoder: str, decoder: str, **fields: Any) -> TiTokConfig:

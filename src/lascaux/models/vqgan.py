@@ -10,7 +10,6 @@ latent-diffusion's vq-f8 and vq-f8-n256; clip-gen's VQGAN of COCO (Wang, Liu, He
 arXiv:2203.00386), which differs in an epsilon and a weight of the loss.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -23,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput
+from lascaux.nn.configs import config_from_json, config_to_json
 from lascaux.nn.linear import Linear
 from lascaux.nn.quantise import (
     Term,
@@ -116,10 +116,7 @@ class VqGanConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types; `from_json` gives the same config back."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(self).items()
-        }
+        return config_to_json(self)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "VqGanConfig":
@@ -128,17 +125,7 @@ class VqGanConfig:
         Raises:
             BadInput: a field is unknown or missing, or its value is impossible.
         """
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in fields.items()
-        }
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise BadInput(f"unknown fields in a VQGAN config: {', '.join(unknown)}")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise BadInput(f"a VQGAN config with impossible values: {error}") from error
+        return config_from_json(cls, fields, "VQGAN")
 
 
 _F16 = VqGanConfig(codes=1024)
