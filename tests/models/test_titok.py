@@ -180,6 +180,7 @@ def test_a_config_comes_back_from_json():
     for config in (VQ, *VARIANTS.values()):
         assert TiTokConfig.from_json(config.to_json()) == config
     with pytest.raises(BadInput, match=r"unknown fields.*depth"):
+        TiTokConfig.from_json({"depth": 3})
     with pytest.raises(BadInput, match="fields missing from a TiTok config"):
         TiTokConfig.from_json({"latents": 3})
     with pytest.raises(BadInput, match="size 'huge'"):
