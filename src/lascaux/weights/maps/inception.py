@@ -1,0 +1,114 @@
+"""Inception v3 as torchvision names it, and with it pytorch-fid's port of TensorFlow's.
+
+The two have the same names. What differs in the model follows from the classes: TensorFlow's graph
+has 1008, torchvision's 1000 and an auxiliary classifier, which only its training used.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from lascaux.errors import BadInput, WrongKeys
+from lascaux.models.inception import MIXED, VARIANTS, InceptionConfig
+from lascaux.weights.keymap import Rule, dropped_by, translate
+from lascaux.weights.published import Adopted, Published
+
+_STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
+_BLOCKS = ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c")
+
+
+def _numbered(name: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{name}_{number + 1}" for number in range(count))
+
+
+_FIVE = (("branch1x1",), _numbered("branch5x5", 2), _numbered("branch3x3dbl", 3))
+_SEVEN = (("branch1x1",), _numbered("branch7x7", 3), _numbered("branch7x7dbl", 5))
+_FORKED = (
+    ("branch1x1",),
+    ("branch3x3_1", "branch3x3_2a", "branch3x3_2b"),
+    ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3a", "branch3x3dbl_3b"),
+)
+# The convolutions of each block's branches, in the order of the model's.
+_NAMES = (
+    *(_FIVE,) * 3,
+    (("branch3x3",), _numbered("branch3x3dbl", 3)),
+    *(_SEVEN,) * 4,
+    (_numbered("branch3x3", 2), _numbered("branch7x7x3", 4)),
+    *(_FORKED,) * 2,
+)
+
+
+def _places() -> Iterator[tuple[str, str]]:
+    """Every convolution, as published and ours."""
+    yield from ((name, f"stem.{place}") for place, name in enumerate(_STEM))
+    for place, (block, branches, layout) in enumerate(zip(_BLOCKS, _NAMES, MIXED, strict=True)):
+        for which, (names, steps) in enumerate(zip(branches, layout.branches, strict=True)):
+            kernels = [(row, side) for row, step in enumerate(steps) for side in range(len(step))]
+            for name, (row, side) in zip(names, kernels, strict=True):
+                yield f"Mixed_{block}.{name}", f"mixed.{place}.branches.{which}.{row}.{side}"
+        if layout.pool_width:
+            yield f"Mixed_{block}.branch_pool", f"mixed.{place}.pool"
+
+
+_PARTS = {
+    "conv.weight": "conv.weight",
+    "bn.weight": "scale",
+    "bn.bias": "shift",
+    "bn.running_mean": "mean",
+    "bn.running_var": "variance",
+}
+_COUNTER = "a counter of training steps"
+_AUXILIARY = "the auxiliary classifier, which only training used"
+RULES = (
+    *(
+        Rule(f"{published}.{part}", f"{ours}.{name}")
+        for published, ours in _places()
+        for part, name in _PARTS.items()
+    ),
+    Rule("fc.{p}", "classify.{p}"),
+    Rule("{a}.bn.num_batches_tracked", None, why=_COUNTER),
+    Rule("{a}.{b}.bn.num_batches_tracked", None, why=_COUNTER),
+    Rule("AuxLogits.{a}.{p}", None, why=_AUXILIARY),
+    Rule("AuxLogits.{a}.{b}.{p}", None, why=_AUXILIARY),
+)
+_MARKS = ("Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch_pool.conv.weight", "fc.weight")
+_OURS = ("stem.0.conv.weight", "mixed.10.pool.conv.weight", "classify.weight")
+
+
+def recognises(keys: Collection[str]) -> bool:
+    """Whether these are the keys of an Inception v3."""
+    return any(all(mark in keys for mark in marks) for marks in (_MARKS, _OURS))
+
+
+def adopt(found: Published) -> Adopted:
+    """An Inception's tensors under our names, and the config that their shapes tell.
+
+    Raises:
+        WrongKeys: keys are missing, or there are others.
+    """
+    rules = () if _OURS[0] in found.tensors else RULES
+    state = translate(found.tensors, rules, source=found.label) if rules else found.tensors
+    return Adopted(
+        tensors=dict(state),
+        config=found.config or _config(state, found.label),
+        rules=rules,
+        layout="torchvision" if rules else "lascaux",
+        dropped=dropped_by(found.tensors, rules),
+    )
+
+
+def _config(state: Mapping[str, Tensor], source: str) -> InceptionConfig:
+    classes, first = len(state["classify.weight"]), len(state["stem.0.conv.weight"])
+    fid = VARIANTS["inception-fid"]
+    plain = fid if classes == fid.classes else VARIANTS["inception-imagenet"]
+    try:
+        return replace(plain, classes=classes, shrink=32 // max(first, 1))
+    except BadInput as error:
+        raise WrongKeys(f"{source}: no Inception v3 has such tensors: {error}") from error
+
+
+def decisive(config: InceptionConfig) -> str:
+    """What of a config changes features and leaves shapes as they are."""
+    told = (config.size, config.mean, config.std, config.counts_padding, config.last_pool)
+    return " ".join(map(str, (*told, config.norm_epsilon)))
