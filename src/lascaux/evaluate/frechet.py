@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -203,17 +204,12 @@ def read_statistics(path: str | Path) -> Statistics:
     if not path.is_file():
         raise BadInput(f"there is no file {path}")
     try:
-        found = reader(path)
+        return reader(path)
     except (OSError, ValueError, KeyError, SafetensorError, zipfile.BadZipFile) as error:
         raise BadInput(
             f"{path} holds no statistics of features ({error}); expected mean and covariance in "
             "safetensors as this library writes them, or mu and sigma in .npz as pytorch-fid does"
         ) from error
-    width = len(found.mean) if found.mean.ndim == 1 else -1
-    if width < 1 or found.covariance.shape != (width, width):
-        shapes = f"{tuple(found.mean.shape)} and {tuple(found.covariance.shape)}"
-        raise BadInput(f"{path}: mean and covariance of shapes {shapes}; expected (d,) and (d, d)")
-    return found
 
 
 def suffix_of(path: Path) -> str:
@@ -230,7 +226,7 @@ def suffix_of(path: Path) -> str:
 def _from_npz(path: Path) -> Statistics:
     with np.load(path, allow_pickle=False) as held:
         mean, covariance = (np.asarray(held[name], np.float64) for name in ("mu", "sigma"))
-    return Statistics(torch.from_numpy(mean), torch.from_numpy(covariance))
+    return _checked(torch.from_numpy(mean), torch.from_numpy(covariance))
 
 
 def _from_safetensors(path: Path) -> Statistics:
@@ -240,4 +236,13 @@ def _from_safetensors(path: Path) -> Statistics:
             raise ValueError(f"its format is {told.get('format')!r}")
         mean, covariance = held.get_tensor("mean"), held.get_tensor("covariance")
     count = int(told["count"]) if "count" in told else None
-    return Statistics(mean.double(), covariance.double(), count, json.loads(told["about"]))
+    return _checked(mean.double(), covariance.double(), count, json.loads(told["about"]))
+
+
+def _checked(
+    mean: Tensor, covariance: Tensor, count: int | None = None, about: Any = None
+) -> Statistics:
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        shapes = f"{tuple(mean.shape)} and {tuple(covariance.shape)}"
+        raise ValueError(f"shapes {shapes}; expected (d,) and (d, d)")
+    return Statistics(mean, covariance, count, dict(about or {}))

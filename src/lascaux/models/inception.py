@@ -9,7 +9,7 @@ ported it, and `inception-imagenet`, torchvision's.
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +50,7 @@ class InceptionConfig:
             raise BadInput(f"classes {self.classes}; expected 1 or more")
         if self.size is not None and self.size < SMALLEST:
             raise BadInput(f"size {self.size}; expected {SMALLEST} pixels or more, or None")
-        if self.last_pool not in ("average", "max"):
+        if self.last_pool not in get_args(Pool):
             raise BadInput(f"last_pool {self.last_pool!r} is neither 'average' nor 'max'")
         if self.shrink not in (1, 2, 4, 8, 16):
             raise BadInput(f"shrink {self.shrink}; the widths can be divided by 1, 2, 4, 8 or 16")
@@ -172,11 +172,28 @@ class Inception(nn.Module):
         return self.classify(self.encode_image(x))
 
 
+class StoredNorm(nn.Module):
+    """Batch normalisation by statistics that never change; torch's names, but for its counter."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+
+    def forward(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c y x"]:
+        """The same in `train()` and in `eval()` mode."""
+        stored = self.running_mean, self.running_var, self.weight, self.bias
+        return F.batch_norm(x, *stored, eps=self.epsilon)
+
+
 class Convolution(nn.Module):
     """A convolution, normalisation by stored statistics, and ReLU."""
-
-    mean: Tensor
-    variance: Tensor
 
     def __init__(
         self,
@@ -189,18 +206,11 @@ class Convolution(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(before, width, size, stride, padding, bias=False)
-        self.scale = nn.Parameter(torch.ones(width))
-        self.shift = nn.Parameter(torch.zeros(width))
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("variance", torch.ones(width))
-        self.epsilon = epsilon
+        self.norm = StoredNorm(width, epsilon)
 
     def forward(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b d y2 x2"]:
         """Maps of 0 and more."""
-        x = F.batch_norm(
-            self.conv(x), self.mean, self.variance, self.scale, self.shift, eps=self.epsilon
-        )
-        return F.relu(x)
+        return F.relu(self.norm(self.conv(x)))
 
 
 class Mixed(nn.Module):

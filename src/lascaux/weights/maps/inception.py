@@ -51,26 +51,19 @@ def _places() -> Iterator[tuple[str, str]]:
             yield f"Mixed_{block}.branch_pool", f"mixed.{place}.pool"
 
 
-_PARTS = {
-    "conv.weight": "conv.weight",
-    "bn.weight": "scale",
-    "bn.bias": "shift",
-    "bn.running_mean": "mean",
-    "bn.running_var": "variance",
-}
 _COUNTER = "a counter of training steps"
 _AUXILIARY = "the auxiliary classifier, which only training used"
 RULES = (
-    *(
-        Rule(f"{published}.{part}", f"{ours}.{name}")
-        for published, ours in _places()
-        for part, name in _PARTS.items()
-    ),
-    Rule("fc.{p}", "classify.{p}"),
     Rule("{a}.bn.num_batches_tracked", None, why=_COUNTER),
     Rule("{a}.{b}.bn.num_batches_tracked", None, why=_COUNTER),
     Rule("AuxLogits.{a}.{p}", None, why=_AUXILIARY),
     Rule("AuxLogits.{a}.{b}.{p}", None, why=_AUXILIARY),
+    *(
+        Rule(f"{published}.{theirs}.{{p}}", f"{ours}.{name}.{{p}}")
+        for published, ours in _places()
+        for theirs, name in (("conv", "conv"), ("bn", "norm"))
+    ),
+    Rule("fc.{p}", "classify.{p}"),
 )
 _MARKS = ("Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch_pool.conv.weight", "fc.weight")
 _OURS = ("stem.0.conv.weight", "mixed.10.pool.conv.weight", "classify.weight")
