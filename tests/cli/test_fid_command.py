@@ -31,7 +31,7 @@ def test_a_clip_stands_in_and_is_named(measure, sets, model_folder):
     assert code == 0
     assert out.startswith(f"frechet: {model_folder}")
     assert f"Fréchet distance of {model_folder} features" in out
-    assert "4 against 4 of pictures" in out
+    assert "pictures: 4 and 4" in out
     assert "FID" not in out
     assert err.count("so that the covariance has not its full rank") == 2
 
@@ -58,7 +58,7 @@ def test_a_picture_that_cannot_be_read_is_told_and_the_command_fails(measure, se
     (sets[1] / "broken.png").write_bytes(b"no picture")
     code, out, err = measure(*sets)
     assert code == 1
-    assert "4 against 4 of pictures" in out
+    assert "pictures: 4 and 4" in out
     assert "left out broken.png: " in err
 
 

@@ -67,13 +67,13 @@ def test_the_figure_is_the_distance_of_the_features_of_resized_pictures(
 def test_only_published_inception_s_last_features_make_fid(
     inception, painted, random_clip, monkeypatch
 ):
-    for name, block in (("FID", 3), ("Fréchet distance of a Inception features (48)", 2)):
+    for name, block in (("FID", 3), ("Fréchet distance of Inception features (48)", 2)):
         monkeypatch.setitem(VARIANTS, "inception-fid", TINY)
         report = evaluate(painted, painted, inception, block=block)
         assert report.figures[0].name == name
         assert report.benchmark == ("fid" if name == "FID" else "frechet")
     report = evaluate(painted, painted, random_clip)
-    assert report.figures[0].name == "Fréchet distance of a Clip features"
+    assert report.figures[0].name == "Fréchet distance of Clip features"
     assert "FID" not in report.to_json()
     assert "fid" not in report.to_json()
 
@@ -89,7 +89,7 @@ def test_a_report_says_what_the_figure_depends_on(inception, painted, other):
     assert settings["preparing"] == '{"reading": "official", "resized_to": 76, "size": 64}'
     assert (settings["dtype"], settings["device"], settings["batch_size"]) == ("float32", "cpu", 8)
     assert report["figures"][0]["of"] == 12
-    assert report["figures"][0]["note"] == "12 against 16 of pictures"
+    assert report["figures"][0]["note"] == "pictures: 12 and 16"
 
 
 def test_few_pictures_are_warned_of(inception, painted, other):
@@ -153,7 +153,7 @@ def test_two_files_need_no_model(inception, painted, other, tmp_path):
         evaluate(folder, painted, inception, statistics=file)
     report = evaluate(*files, "no-such-model")
     assert value(report) == value(evaluate(painted, other, inception))
-    assert report.model == "a Inception"
+    assert report.model == "Inception"
     assert len(report.weights_sha256) == 64
 
 
@@ -163,7 +163,7 @@ def test_an_npz_is_taken_at_its_word(inception, painted, other, tmp_path):
     report = evaluate(kept, other, inception)
     assert value(report) == before
     assert "does not tell of which model" in report.details["warnings"][-1]
-    assert report.figures[0].note == "an unknown number against 16 of pictures"
+    assert report.figures[0].note == "pictures: unknown and 16"
     alone = evaluate(kept, kept)
     assert alone.figures[0].name == "Fréchet distance of the statistics given"
     assert (alone.model, alone.figures[0].of) == ("not told", 0)

@@ -74,7 +74,7 @@ def extractor(
     """
     if size is not None and size < 1:
         raise BadInput(f"size {size}; expected a number of pixels, at least 1")
-    name = str(model) if isinstance(model, str | Path) else f"a {type(model).__name__}"
+    name = str(model) if isinstance(model, str | Path) else type(model).__name__
     named = isinstance(model, str | Path)
     found: Any = load(model, device=device, dtype=dtype) if named else model
     if not isinstance(found, Inception) and not _encodes(found):

@@ -230,9 +230,10 @@ def _settings(found: list[Statistics], names: list[str], about: dict[str, str]) 
 
 def _figure(called: str, found: list[Statistics]) -> Figure:
     counts = [each.count for each in found]
-    note = " against ".join("an unknown number" if n is None else str(n) for n in counts)
+    first, second = ("unknown" if count is None else str(count) for count in counts)
     least = min((count for count in counts if count is not None), default=0)
-    return Figure(called, frechet_distance(*found), least, unit="", note=f"{note} of pictures")
+    note = f"pictures: {first} and {second}"
+    return Figure(called, frechet_distance(*found), least, unit="", note=note)
 
 
 def _warnings(found: list[Statistics], names: list[str], about: dict[str, str]) -> list[str]:
