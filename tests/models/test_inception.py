@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lascaux.errors import BadInput
+from lascaux.errors import BadInput, Unsupported
 from lascaux.models.inception import (
     VARIANTS,
     Convolution,
@@ -115,6 +115,8 @@ def test_what_cannot_be_answered_is_refused():
         model(torch.zeros(1, 3, 74, 80))
     with pytest.raises(BadInput, match="block 4"):
         model.encode_image(pictures(), 4)
+    with pytest.raises(Unsupported, match="encode_image"):
+        made(replace(TINY, classes=None))(pictures())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from lascaux.weights.catalogue import find
 from lascaux.weights.fingerprint import weights_hash
 from lascaux.weights.keymap import translate_back
 from lascaux.weights.load import load
-from lascaux.weights.maps.inception import RULES, recognises
+from lascaux.weights.maps.inception import FEATURE_RULES, RULES, recognises
 from lascaux.weights.save import save
 
 TINY = replace(VARIANTS["inception-fid"], shrink=16)
@@ -88,6 +88,18 @@ def test_other_classes_mean_torchvision_s_pools_and_its_auxiliary_classifier_is_
     # This file has no counters, as old ones have none.
     state = translate_back(model.state_dict(), RULES)
     assert_same(load(saved(tmp_path, state | auxiliary)), model)
+
+
+def test_the_features_inside_an_ar_ldm_are_read_without_classes(tmp_path: Path):
+    model = inception(replace(TINY, classes=None))
+    state = translate_back(model.state_dict(), FEATURE_RULES)
+    assert {"blocks.0.2.bn.running_var", "blocks.1.0.conv.weight"} < set(state)
+    assert "blocks.2.7.branch7x7dbl_5.conv.weight" in state
+    assert "blocks.3.2.branch3x3dbl_3b.bn.bias" in state
+    counters = {"blocks.0.0.bn.num_batches_tracked": torch.tensor(0)}
+    inside = {f"inception.{key}": tensor for key, tensor in (state | counters).items()}
+    path = saved(tmp_path, inside | {"unet.conv_in.weight": torch.ones(1)})
+    assert_same(load(path, part="inception"), model)
 
 
 def test_a_saved_folder_gives_the_same_model(tmp_path: Path):

@@ -106,7 +106,8 @@ def _inception(
     if not 0 <= block <= LAST:
         raise BadInput(f"block {block}; an Inception has 0 to {LAST}")
     width = model.config.widths[block]
-    is_fid = model.config == VARIANTS["inception-fid"] and block == LAST
+    published = VARIANTS["inception-fid"]
+    is_fid = block == LAST and replace(model.config, classes=published.classes) == published
 
     def prepare(picture: Path | bytes) -> Tensor:
         rgb = _rgb(picture, size, reading)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lascaux.errors import BadInput
+from lascaux.errors import BadInput, Unsupported
 
 Pool = Literal["average", "max"]
 Colour = tuple[float, float, float]
@@ -34,7 +34,7 @@ class InceptionConfig:
         BadInput: a value that no Inception has.
     """
 
-    classes: int = 1008
+    classes: int | None = 1008  # None: features alone
     size: int | None = 299  # pixels that pictures are brought to, square; None: as they come
     mean: Colour = (0.5, 0.5, 0.5)  # of RGB in [0, 1]
     std: Colour = (0.5, 0.5, 0.5)
@@ -46,8 +46,8 @@ class InceptionConfig:
     shrink: int = 1  # what every width is divided by; 1 in the published ones
 
     def __post_init__(self) -> None:
-        if self.classes < 1:
-            raise BadInput(f"classes {self.classes}; expected 1 or more")
+        if self.classes is not None and self.classes < 1:
+            raise BadInput(f"classes {self.classes}; expected 1 or more, or None")
         if self.size is not None and self.size < SMALLEST:
             raise BadInput(f"size {self.size}; expected {SMALLEST} pixels or more, or None")
         if self.last_pool not in get_args(Pool):
@@ -103,17 +103,19 @@ class Inception(nn.Module):
             mixed.append(Mixed(before, layout, pool, config))
             before = layout.width(before)
         self.mixed = nn.ModuleList(mixed)
-        self.classify = nn.Linear(before // shrink, config.classes)
+        self.classify = None
+        if config.classes is not None:
+            self.classify = nn.Linear(before // shrink, config.classes)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.classify.weight.device
+        return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the weights are kept in."""
-        return self.classify.weight.dtype
+        return next(self.parameters()).dtype
 
     def resize(self, x: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b 3 y2 x2"]:
         """Pictures of the config's size: bilinear without antialiasing, as pytorch-fid has it."""
@@ -168,7 +170,10 @@ class Inception(nn.Module):
 
         Raises:
             BadInput: as `maps`.
+            Unsupported: the checkpoint came without a classifier.
         """
+        if self.classify is None:
+            raise Unsupported("this Inception has no classes, only features: use encode_image")
         return self.classify(self.encode_image(x))
 
 

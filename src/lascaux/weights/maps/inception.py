@@ -2,9 +2,11 @@
 
 The two have the same names. What differs in the model follows from the classes: TensorFlow's graph
 has 1008, torchvision's 1000 and an auxiliary classifier, which only its training used.
+pytorch-fid's module numbers the same parts in four blocks and leaves the classes out; so it lies in
+checkpoints of AR-LDM, under `inception`.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -39,16 +41,34 @@ _NAMES = (
 )
 
 
-def _places() -> Iterator[tuple[str, str]]:
-    """Every convolution, as published and ours."""
-    yield from ((name, f"stem.{place}") for place, name in enumerate(_STEM))
-    for place, (block, branches, layout) in enumerate(zip(_BLOCKS, _NAMES, MIXED, strict=True)):
+# The parts as pytorch-fid's module numbers them.
+_NUMBERS = (
+    *(f"blocks.0.{place}" for place in range(3)),
+    *(f"blocks.1.{place}" for place in range(2)),
+    *(f"blocks.2.{place}" for place in range(8)),
+    *(f"blocks.3.{place}" for place in range(3)),
+)
+
+
+def _places(parts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Every convolution, as published and ours, for the publisher's names of stem and blocks."""
+    stem, blocks = parts[: len(_STEM)], parts[len(_STEM) :]
+    yield from ((name, f"stem.{place}") for place, name in enumerate(stem))
+    for place, (block, branches, layout) in enumerate(zip(blocks, _NAMES, MIXED, strict=True)):
         for which, (names, steps) in enumerate(zip(branches, layout.branches, strict=True)):
             kernels = [(row, side) for row, step in enumerate(steps) for side in range(len(step))]
             for name, (row, side) in zip(names, kernels, strict=True):
-                yield f"Mixed_{block}.{name}", f"mixed.{place}.branches.{which}.{row}.{side}"
+                yield f"{block}.{name}", f"mixed.{place}.branches.{which}.{row}.{side}"
         if layout.pool_width:
-            yield f"Mixed_{block}.branch_pool", f"mixed.{place}.pool"
+            yield f"{block}.branch_pool", f"mixed.{place}.pool"
+
+
+def _convolutions(parts: Sequence[str]) -> tuple[Rule, ...]:
+    return tuple(
+        Rule(f"{published}.{theirs}.{{p}}", f"{ours}.{name}.{{p}}")
+        for published, ours in _places(parts)
+        for theirs, name in (("conv", "conv"), ("bn", "norm"))
+    )
 
 
 _COUNTER = "a counter of training steps"
@@ -58,20 +78,36 @@ RULES = (
     Rule("{a}.{b}.bn.num_batches_tracked", None, why=_COUNTER),
     Rule("AuxLogits.{a}.{p}", None, why=_AUXILIARY),
     Rule("AuxLogits.{a}.{b}.{p}", None, why=_AUXILIARY),
-    *(
-        Rule(f"{published}.{theirs}.{{p}}", f"{ours}.{name}.{{p}}")
-        for published, ours in _places()
-        for theirs, name in (("conv", "conv"), ("bn", "norm"))
-    ),
+    *_convolutions((*_STEM, *(f"Mixed_{block}" for block in _BLOCKS))),
     Rule("fc.{p}", "classify.{p}"),
 )
-_MARKS = ("Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch_pool.conv.weight", "fc.weight")
-_OURS = ("stem.0.conv.weight", "mixed.10.pool.conv.weight", "classify.weight")
+FEATURE_RULES = (
+    Rule("blocks.{a}.{b}.bn.num_batches_tracked", None, why=_COUNTER),
+    Rule("blocks.{a}.{b}.{c}.bn.num_batches_tracked", None, why=_COUNTER),
+    *_convolutions(_NUMBERS),
+)
+# Of each layout: its rules, and keys that must be there.
+LAYOUTS: dict[str, tuple[tuple[Rule, ...], tuple[str, ...]]] = {
+    "torchvision": (
+        RULES,
+        ("Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch_pool.conv.weight", "fc.weight"),
+    ),
+    "pytorch-fid": (
+        FEATURE_RULES,
+        ("blocks.0.0.conv.weight", "blocks.3.2.branch_pool.conv.weight"),
+    ),
+    "lascaux": ((), ("stem.0.conv.weight", "mixed.10.pool.conv.weight")),
+}
+
+
+def _layout(keys: Collection[str]) -> str | None:
+    found = (name for name, (_, marks) in LAYOUTS.items() if all(mark in keys for mark in marks))
+    return next(found, None)
 
 
 def recognises(keys: Collection[str]) -> bool:
     """Whether these are the keys of an Inception v3."""
-    return any(all(mark in keys for mark in marks) for marks in (_MARKS, _OURS))
+    return _layout(keys) is not None
 
 
 def adopt(found: Published) -> Adopted:
@@ -80,21 +116,22 @@ def adopt(found: Published) -> Adopted:
     Raises:
         WrongKeys: keys are missing, or there are others.
     """
-    rules = () if _OURS[0] in found.tensors else RULES
+    name = _layout(found.tensors) or "torchvision"
+    rules, _ = LAYOUTS[name]
     state = translate(found.tensors, rules, source=found.label) if rules else found.tensors
-    return Adopted(
-        tensors=dict(state),
-        config=found.config or _config(state, found.label),
-        rules=rules,
-        layout="torchvision" if rules else "lascaux",
-        dropped=dropped_by(found.tensors, rules),
-    )
+    config = found.config or _config(state, found.label)
+    if name == "pytorch-fid":
+        config = replace(config, classes=None)
+    dropped = dropped_by(found.tensors, rules)
+    return Adopted(tensors=dict(state), config=config, rules=rules, layout=name, dropped=dropped)
 
 
 def _config(state: Mapping[str, Tensor], source: str) -> InceptionConfig:
-    classes, first = len(state["classify.weight"]), len(state["stem.0.conv.weight"])
+    classes = len(state["classify.weight"]) if "classify.weight" in state else None
+    first = len(state["stem.0.conv.weight"])
     fid = VARIANTS["inception-fid"]
-    plain = fid if classes == fid.classes else VARIANTS["inception-imagenet"]
+    # Without classes it was made for FID: nobody else leaves them out.
+    plain = fid if classes in (None, fid.classes) else VARIANTS["inception-imagenet"]
     try:
         return replace(plain, classes=classes, shrink=32 // max(first, 1))
     except BadInput as error:
