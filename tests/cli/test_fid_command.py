@@ -78,3 +78,11 @@ def test_wrong_use_is_told_before_any_work(measure, sets, tmp_path):
     code, _, err = measure(sets[0], "nothing-here")
     assert code in (1, 2)
     assert "nothing-here" in err
+
+
+def test_without_network_a_model_that_stands_in_is_named(measure, sets, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("LASCAUX_HOME", str(tmp_path / "home"))
+    code, _, err = measure(*sets, model="inception-fid")
+    assert code == 1
+    assert "--model ochre-clip stands in" in err

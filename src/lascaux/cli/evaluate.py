@@ -9,7 +9,7 @@ from lascaux.cli.accuracy import account, compared
 from lascaux.cli.flags import HelpPages, WrongUse, add_flags, options_from
 from lascaux.cli.progress import progress, say
 from lascaux.cli.sheet import require_file
-from lascaux.errors import LascauxError
+from lascaux.errors import DownloadFailed, LascauxError
 from lascaux.evaluate.options import EvaluateClassifyOptions, EvaluateFidOptions
 
 if TYPE_CHECKING:
@@ -176,8 +176,14 @@ def _fid(arguments: argparse.Namespace) -> int:
 
     from lascaux.evaluate import fid
 
-    with progress() as show:
-        report = fid.evaluate(arguments.data_a, arguments.data_b, **asdict(options), progress=show)
+    try:
+        with progress() as show:
+            report = fid.evaluate(
+                arguments.data_a, arguments.data_b, **asdict(options), progress=show
+            )
+    except DownloadFailed as error:
+        offline = "without network, --model ochre-clip stands in (its figure is no FID)"
+        raise DownloadFailed(f"{error}; {offline}") from error
     print(report.to_json() if arguments.json else report.to_text())
     if arguments.out:
         _write(report.to_json(), arguments.out)
