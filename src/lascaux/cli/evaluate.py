@@ -9,8 +9,8 @@ from lascaux.cli.accuracy import account, compared
 from lascaux.cli.flags import HelpPages, WrongUse, add_flags, options_from
 from lascaux.cli.progress import progress, say
 from lascaux.cli.sheet import require_file
-from lascaux.errors import LascauxError
-from lascaux.evaluate.options import EvaluateClassifyOptions
+from lascaux.errors import DownloadFailed, LascauxError
+from lascaux.evaluate.options import EvaluateClassifyOptions, EvaluateFidOptions
 
 if TYPE_CHECKING:
     from lascaux.data.labelled import Labelled
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 BENCHMARKS = {
     "classify": "zero-shot accuracy of CLIPs on labelled pictures: ImageNet, CIFAR, any folder",
+    "fid": "how far two sets of pictures are apart: FID, or the same of another model's features",
     "ochre-clip": "a CLIP on the emoji world's test split, unseen digits, distorted pictures",
     "ochre-judge": "the judge on fresh scenes, and on pictures that it must refuse",
 }
@@ -32,6 +33,16 @@ DATA is a folder with one subfolder for each class (of WordNet ids for ImageNet 
 numbers for ImageNetV2), ImageNet's validation pictures in one folder with --labels, or CIFAR's
 folder or archive. docs/protocols.md has the published figures.
 """
+_FID_EXAMPLES = """\
+examples:
+  lascaux evaluate fid photographs/ generated/ --statistics photographs.safetensors
+  lascaux evaluate fid published.npz generated/ --json
+  lascaux evaluate fid stories/ told/ --size 64
+  lascaux evaluate fid drawn/ generated/ --model ochre-clip
+
+DATA_A and DATA_B are pictures (a folder with all below it, a table, tars, Parquet; docs/data.md) or
+their statistics (.safetensors, .npz). docs/measures.md says what the figure means.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +54,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(classify, EvaluateClassifyOptions)
     classify.add_argument("--out", metavar="FILE", help="write the whole report there as JSON, too")
     _add_json(classify)
+    fid = _command(commands, "fid")
+    fid.epilog = _FID_EXAMPLES
+    for side in ("a", "b"):
+        fid.add_argument(
+            f"data_{side}", metavar=f"DATA_{side.upper()}", help="pictures, or their statistics"
+        )
+    add_flags(fid, EvaluateFidOptions)
+    fid.add_argument("--out", metavar="FILE", help="write the whole report there as JSON, too")
+    _add_json(fid)
     for name in ("ochre-clip", "ochre-judge"):
         command = _command(commands, name)
         command.add_argument("--model", help="name or folder (default: the embedded one)")
@@ -76,6 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise WrongUse(f"name a benchmark: {', '.join(BENCHMARKS)}")
     if arguments.benchmark == "classify":
         return _classify(arguments)
+    if arguments.benchmark == "fid":
+        return _fid(arguments)
     model = arguments.model or arguments.benchmark
     where = {"device": arguments.device, "dtype": arguments.dtype}
     if arguments.benchmark == "ochre-judge":
@@ -144,6 +166,33 @@ def _classify(arguments: argparse.Namespace) -> int:
         noun = "picture" if unread == 1 else "pictures"
         say(f"{unread} {noun} could not be read and left out")
     return 1 if unread or len(reports) < len(models) else 0
+
+
+def _fid(arguments: argparse.Namespace) -> int:
+    options = options_from(arguments, EvaluateFidOptions)
+    for flag in ("out", "statistics"):
+        require_file(flag, getattr(arguments, flag))
+    from dataclasses import asdict
+
+    from lascaux.evaluate import fid
+
+    try:
+        with progress() as show:
+            report = fid.evaluate(
+                arguments.data_a, arguments.data_b, **asdict(options), progress=show
+            )
+    except DownloadFailed as error:
+        offline = "without network, --model ochre-clip stands in (its figure is no FID)"
+        raise DownloadFailed(f"{error}; {offline}") from error
+    print(report.to_json() if arguments.json else report.to_text())
+    if arguments.out:
+        _write(report.to_json(), arguments.out)
+        say(f"wrote {arguments.out}")
+    for warning in report.details["warnings"]:
+        say(warning)
+    for each in report.details["failures"]:
+        say(f"left out {each['source']}: {each['reason']}")
+    return 1 if report.details["failures"] else 0
 
 
 def _measured(

@@ -98,3 +98,52 @@ class EvaluateClassifyOptions:
             raise BadInput(f"seed is {self.seed}; it must be 0 or more")
         if self.published and self.model != ("ochre-clip",):
             raise BadInput("published names OpenAI's models, so model cannot be given too")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateFidOptions:
+    """How the distance of two sets of pictures is measured.
+
+    Raises:
+        BadInput: a count below 1.
+    """
+
+    model: str = field(
+        default="inception-fid",
+        metadata={
+            "metavar": "NAME",
+            "help": "whose features are compared: inception-fid makes FID; any CLIP may stand in, "
+            "such as ochre-clip, and the figure is then not called so",
+        },
+    )
+    block: Literal[0, 1, 2, 3] = field(
+        default=3,
+        metadata={"help": "of an Inception: 64, 192, 768 or 2048 features; the last makes FID"},
+    )
+    size: int | None = field(
+        default=None,
+        metadata={
+            "metavar": "PIXELS",
+            "help": "bring every picture to a square of so many first; AR-LDM measures at 64",
+        },
+    )
+    reading: Literal["official", "photo"] = field(
+        default="official",
+        metadata={"help": "how files are read; published figures rest on official"},
+    )
+    statistics: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "FILE",
+            "help": "keep DATA_A's mean and covariance there (.safetensors, or .npz as pytorch-fid "
+            "has them); the same command reads them from a .safetensors that is there",
+        },
+    )
+    device: str = field(default="cpu", metadata={"help": "cpu, cuda, cuda:1, mps"})
+    dtype: Dtype = field(default="float32", metadata={"help": "number format of the model"})
+    batch_size: int = field(default=32, metadata={"help": "pictures encoded at once"})
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise BadInput(f"{name} is {value}; it must be at least 1")

@@ -344,6 +344,44 @@ _LPIPS = Entry(
     notes="Both files together are one model; for training, and as a measure.",
 )
 
+_INCEPTIONS = (
+    Entry(
+        name="inception-fid",
+        aliases=("pt_inception-2015-12-05", "fid-inception"),
+        model="inception",
+        variant="inception-fid",
+        files=(
+            # The name has the first eight digits; the rest is that of many public records of
+            # the file so named, all alike.
+            RemoteFile(
+                url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+                "pt_inception-2015-12-05-6726825d.pth",
+                folder="inception",
+                sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+                size=95_628_359,
+            ),
+        ),
+        licence="Apache-2.0",
+        source="Google, 2015, ported by Maximilian Seitzer (https://github.com/mseitzer/pytorch-fid)",
+        notes="A measure: FID compares its features; 1008 classes of TensorFlow's own order.",
+    ),
+    Entry(
+        name="inception-imagenet",
+        aliases=("inception_v3_google", "inception_v3"),
+        model="inception",
+        variant="inception-imagenet",
+        files=(
+            RemoteFile(
+                url="https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",
+                folder="inception",
+            ),
+        ),
+        licence="BSD-3-Clause",
+        source="Google, 2015, ported by torchvision (https://github.com/pytorch/vision)",
+        notes="Other weights and pools than FID's: distances of its features are no FID.",
+    ),
+)
+
 _STYLED = "Li De Hu, 2024 (https://github.com/hamigualisingl/Styled_vae_vq)"
 _FIRST_VERSION = (
     "Of the first version, whose model file was never published: it is recognised and refused."
@@ -460,6 +498,7 @@ ENTRIES: tuple[Entry, ...] = (
     *_STYLED_VQS,
     *_TITOKS,
     _LPIPS,
+    *_INCEPTIONS,
 )
 
 

@@ -11,6 +11,7 @@ from lascaux.errors import Unsupported, WrongKeys
 from lascaux.models import clip as clip_model
 from lascaux.models import discrete_vae as discrete_vae_model
 from lascaux.models import dvae as dvae_model
+from lascaux.models import inception as inception_model
 from lascaux.models import judge as judge_model
 from lascaux.models import lpips as lpips_model
 from lascaux.models import patch_discriminator as discriminator_model
@@ -22,6 +23,7 @@ from lascaux.weights.maps import (
     clip_folder,
     discrete_vae,
     dvae,
+    inception,
     lpips,
     patch_discriminator,
     styled_vq,
@@ -144,6 +146,14 @@ KINDS: dict[str, Kind] = {
         recognises=discrete_vae.recognises,
         adopt=discrete_vae.adopt,
         hashed=lambda config: f"{config.mean} {config.std}",
+    ),
+    "inception": Kind(
+        model=inception_model.Inception,
+        config=inception_model.InceptionConfig,
+        variants=inception_model.VARIANTS,
+        recognises=inception.recognises,
+        adopt=inception.adopt,
+        hashed=inception.decisive,
     ),
 }
 
