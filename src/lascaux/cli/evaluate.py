@@ -10,7 +10,7 @@ from lascaux.cli.flags import HelpPages, WrongUse, add_flags, options_from
 from lascaux.cli.progress import progress, say
 from lascaux.cli.sheet import require_file
 from lascaux.errors import LascauxError
-from lascaux.evaluate.options import EvaluateClassifyOptions
+from lascaux.evaluate.options import EvaluateClassifyOptions, EvaluateReconstructOptions
 
 if TYPE_CHECKING:
     from lascaux.data.labelled import Labelled
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 BENCHMARKS = {
     "classify": "zero-shot accuracy of CLIPs on labelled pictures: ImageNet, CIFAR, any folder",
+    "reconstruct": "what an image tokeniser keeps of pictures, beside a thumbnail of as many bits",
     "ochre-clip": "a CLIP on the emoji world's test split, unseen digits, distorted pictures",
     "ochre-judge": "the judge on fresh scenes, and on pictures that it must refuse",
 }
+_SHOWN = 5  # pictures that could not be read
 _EXAMPLES = """\
 examples:
   lascaux evaluate classify imagenet/val --model ViT-B/32 ViT-B/16
@@ -33,6 +35,16 @@ numbers for ImageNetV2), ImageNet's validation pictures in one folder with --lab
 folder or archive. docs/protocols.md has the published figures.
 """
 
+_RECONSTRUCT_EXAMPLES = """\
+examples:
+  lascaux evaluate reconstruct photos/ --model vqgan-imagenet-f16-1024
+  lascaux evaluate reconstruct 'val-{00..49}.tar' --model openai-dvae --limit 1000 \\
+      --lpips lpips-vgg16 --out dvae.json
+
+DATA is anything that `lascaux data info` reads. docs/tokenisers.md tells what the
+figures mean.
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One sub-command for each benchmark."""
@@ -43,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(classify, EvaluateClassifyOptions)
     classify.add_argument("--out", metavar="FILE", help="write the whole report there as JSON, too")
     _add_json(classify)
+    reconstruct = _command(commands, "reconstruct")
+    reconstruct.epilog = _RECONSTRUCT_EXAMPLES
+    reconstruct.add_argument("data", metavar="DATA", help="pictures; see below")
+    add_flags(reconstruct, EvaluateReconstructOptions)
+    reconstruct.add_argument("--out", metavar="FILE", help="write the report there as JSON, too")
+    _add_json(reconstruct)
     for name in ("ochre-clip", "ochre-judge"):
         command = _command(commands, name)
         command.add_argument("--model", help="name or folder (default: the embedded one)")
@@ -76,6 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise WrongUse(f"name a benchmark: {', '.join(BENCHMARKS)}")
     if arguments.benchmark == "classify":
         return _classify(arguments)
+    if arguments.benchmark == "reconstruct":
+        return _reconstruct(arguments)
     model = arguments.model or arguments.benchmark
     where = {"device": arguments.device, "dtype": arguments.dtype}
     if arguments.benchmark == "ochre-judge":
@@ -144,6 +164,37 @@ def _classify(arguments: argparse.Namespace) -> int:
         noun = "picture" if unread == 1 else "pictures"
         say(f"{unread} {noun} could not be read and left out")
     return 1 if unread or len(reports) < len(models) else 0
+
+
+def _reconstruct(arguments: argparse.Namespace) -> int:
+    options = options_from(arguments, EvaluateReconstructOptions)
+    require_file("out", arguments.out)
+    from lascaux.evaluate import reconstruct
+
+    with progress() as show:
+        report = reconstruct.evaluate(
+            arguments.data,
+            options.model,
+            size=options.size,
+            reading=options.reading,
+            limit=options.limit,
+            seed=options.seed,
+            lpips=options.lpips,
+            device=options.device,
+            dtype=options.dtype,
+            batch_size=options.batch_size,
+            progress=show,
+        )
+    print(report.to_json() if arguments.json else report.to_text())
+    if arguments.out:
+        _write(report.to_json(), arguments.out)
+        say(f"wrote {arguments.out}")
+    failures = report.details["failures"]
+    for one in failures[:_SHOWN]:
+        say(f"left out: {one['source']}: {one['reason']}")
+    if len(failures) > _SHOWN:
+        say(f"left out: {len(failures)} in all; --json lists them")
+    return 1 if failures else 0
 
 
 def _measured(

@@ -216,7 +216,7 @@ def _colour(values: Any) -> Colour:
     return (float(values[0]), float(values[1]), float(values[2]))
 
 
-def to_square(picture: Image.Image, how: Preprocessing) -> Image.Image:
+def to_square(picture: Source, how: Preprocessing) -> Image.Image:
     """The picture as RGB of `how.size` x `how.size` pixels, to the byte as published.
 
     In "official" reading a picture is resized in its own mode and turned to RGB last: palettes and
@@ -224,7 +224,7 @@ def to_square(picture: Image.Image, how: Preprocessing) -> Image.Image:
     filter knows RGB alone, so that it comes after the turn.
 
     Raises:
-        BadPicture: it cannot be turned to RGB.
+        BadPicture: it cannot be read, or cannot be turned to RGB.
     """
     return _squared(read_picture(picture, mode=how.reading), how)
 

@@ -113,8 +113,12 @@ class VqGanConfig:
             return None
         from lascaux.images.preprocess import Preprocessing
 
-        mean, std = (self.mean,) * 3, (self.std,) * 3
-        return Preprocessing(size=self.image_size, filter="lanczos", mean=mean, std=std)
+        return Preprocessing(
+            size=self.image_size,
+            filter="lanczos",
+            mean=(self.mean, self.mean, self.mean),
+            std=(self.std, self.std, self.std),
+        )
 
     def attends(self, *, encoder: bool) -> tuple[bool, ...]:
         """Which levels attend.

@@ -307,8 +307,6 @@ class UnspellOptions:
         default=None,
         metadata={"help": "the image tokeniser that gave the ids; if not given, as the file says"},
     )
-    tile: bool = field(
-        default=False, metadata={"help": "decode large grids in overlapping tiles"}
-    )
+    tile: bool = field(default=False, metadata={"help": "decode large grids in overlapping tiles"})
     device: str = _as_classify("device")
     dtype: Dtype = _as_classify("dtype")  # noqa: RUF009  # it gives a field

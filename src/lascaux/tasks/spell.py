@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput, BadPicture
-from lascaux.images.decode import read_picture
 from lascaux.images.preprocess import to_square, to_whole
 from lascaux.tasks.features import Reading
 from lascaux.tasks.options import SpellOptions
@@ -117,9 +116,7 @@ class Speller:
         """
         return _only(self.spell_many(_single(picture)))
 
-    def spell_many(
-        self, pictures: Any, *, recursive: bool = False
-    ) -> Iterator[Spelling | Failed]:
+    def spell_many(self, pictures: Any, *, recursive: bool = False) -> Iterator[Spelling | Failed]:
         """Ids in the order of the pictures, as soon as each batch is done.
 
         Folders and patterns (`shots/*.png`) stand for the pictures in them. A picture that cannot
@@ -158,8 +155,8 @@ class Speller:
                 f"{spelling.weights[:_SHOWN]}; {tokeniser.shown} has {tokeniser.weights[:_SHOWN]}, "
                 "to which they mean something else: take the model that gave them"
             )
+        tokeniser.require(spelling.ids, spelling.grid)
         ids = torch.tensor([spelling.ids])
-        tokeniser.require(ids, spelling.grid)
         return _picture(tokeniser.decode(ids, spelling.grid, tiled=self.tile)[0])
 
     def _batches(
@@ -176,12 +173,10 @@ class Speller:
         try:
             if is_folder(picture):
                 raise BadPicture("no pictures in this folder")
-            if not self.tile:
-                found = read_picture(picture, mode=self.preprocessing.reading)
-                return name, to_square(found, self.preprocessing)
-            factor = self.tokeniser.factor or 1
-            how = self.preprocessing
-            return name, to_whole(picture, how, short=self._short, multiple=factor)
+            how, factor = self.preprocessing, self.tokeniser.factor or 1
+            if self.tile:
+                return name, to_whole(picture, how, short=self._short, multiple=factor)
+            return name, to_square(picture, how)
         except BadPicture as error:
             return name, Failed(name, str(error))
 

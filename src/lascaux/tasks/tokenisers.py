@@ -1,8 +1,9 @@
 """Image tokenisers of any kind as tasks use them: pictures in [0, 1] to ids, and back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from lascaux.errors import BadInput, Unsupported
 from lascaux.images.preprocess import Preprocessing, denormalise, normalise
-from lascaux.nn.grid import Grid, require_count, require_ids
+from lascaux.nn.grid import Grid, require_count
 from lascaux.tasks.features import evaluating
 from lascaux.tasks.tiles import TileOptions, decode_tiled, encode_tiled
 from lascaux.weights.fingerprint import weights_hash
@@ -105,15 +106,19 @@ class ImageTokeniser:
                 x = model.decode_ids(ids, grid)
             return self._denormalised(x.float()).clamp(0, 1).cpu()
 
-    def require(self, ids: Int[Tensor, "b n"], grid: Grid | None) -> None:
+    def require(self, ids: Sequence[int], grid: Grid | None) -> None:
         """Check that ids can be decoded.
 
         Raises:
             BadInput: an id is none of the codes, there are more or fewer than the grid has places
                 or the model has tokens, or there is a grid where there must be none, or none.
         """
-        require_ids(ids, self.codes)
-        count = ids.shape[1]
+        count = len(ids)
+        if not count or min(ids) < 0 or max(ids) >= self.codes:
+            found = f"ids from {min(ids)} to {max(ids)}" if count else "no ids"
+            raise BadInput(
+                f"{found}; {self.shown} has {self.codes} codes, from 0 to {self.codes - 1}"
+            )
         if self.factor is None:
             if grid is not None:
                 raise BadInput(f"a grid of {grid}; tokens of {self.shown} have no places")
@@ -156,7 +161,7 @@ def image_tokeniser(
     if isinstance(model, ImageTokeniser):
         return model
     if isinstance(model, nn.Module):
-        name, found = "", model
+        name, found = "", cast(Any, model)
     else:
         from lascaux.weights.load import load
 
