@@ -1,7 +1,7 @@
 """`lascaux spell`: pictures as ids of codes."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +105,22 @@ def names_apart(sources: list[Any]) -> Iterator[str]:
         yield name
 
 
-def made_folder(path: str) -> Path:
+def made_folder(path: str, files: Sequence[str] = ()) -> Path:
     """The folder of that name, made if need be.
 
+    Args:
+        path: its name.
+        files: suffixes of files that could have been named instead; others are mistaken, then.
+
     Raises:
-        WrongUse: it is a file, or cannot be made.
+        WrongUse: it is a file, or named like one, or cannot be made.
     """
     folder = Path(path).expanduser()
+    if files and folder.suffix and not folder.is_dir() and not path.endswith("/"):
+        raise WrongUse(
+            f"--out {path}: a file is named {', '.join(files)}; of a folder with a dot in its name "
+            "write a / behind it"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -147,7 +156,7 @@ def _folder(arguments: argparse.Namespace) -> Path | None:
         raise WrongUse("--binary is of files in a folder; name one by --out DIR")
     if is_file:
         require_file("out", arguments.out)
-    return None if is_file or not arguments.out else made_folder(arguments.out)
+    return None if is_file or not arguments.out else made_folder(arguments.out, _SUFFIXES)
 
 
 def _print(result: Spelling | Failed) -> None:

@@ -48,8 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise WrongUse(
             f"--out {arguments.out} is one picture; there are ids of {len(found)}: name a folder"
         )
+    folder = None if is_file else made_folder(arguments.out, tuple(PICTURE_FORMATS))
     speller = _speller(found, options)
-    folder = None if is_file else made_folder(arguments.out)
     results: list[dict[str, str] | Failed] = []
     names = names_apart([entry.source for entry in found])
     with progress() as show:

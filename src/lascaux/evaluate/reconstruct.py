@@ -251,7 +251,7 @@ def _reconstructed(
     total = len(source)
     for first in range(0, total, speller.batch_size):
         here = range(first, min(first + speller.batch_size, total))
-        read = [_picture(source, index) for index in here]
+        read = [_picture(source, index, speller.preprocessing.reading) for index in here]
         results = speller.reconstruct_many([one for one in read if not isinstance(one, Failed)])
         for index, one in zip(here, read, strict=True):
             yield one if isinstance(one, Failed) else _named(next(results), source.key(index))
@@ -259,9 +259,9 @@ def _reconstructed(
                 progress("pictures", index + 1, total)
 
 
-def _picture(source: Source, index: int) -> bytes | Path | Failed:
+def _picture(source: Source, index: int, reading: Reading) -> Image.Image | Failed:
     try:
-        return source.picture(index)
+        return source[index].image(reading)
     except (BadInput, OSError) as error:
         return Failed(source.key(index), str(error))
 

@@ -100,7 +100,7 @@ def _unpacked(path: Path) -> list[Any]:
 def _of_json(path: Path) -> list[Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # also what is no UTF-8
+    except (OSError, ValueError, RecursionError) as error:  # also what is no UTF-8
         raise BrokenFile(f"{path} is no JSON ({error}); expected a file of ids") from error
     return content if isinstance(content, list) else [content]
 
