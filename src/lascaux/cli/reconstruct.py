@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """\
 examples:
-  lascaux reconstruct photo.jpg --model vqgan-imagenet-f16-1024 --out there-and-back/
+  lascaux reconstruct photo.jpg --model vqgan-imagenet-f16-1024 --out again/
   lascaux reconstruct photos/ --model openai-dvae --size 384 --plain --out again/
   lascaux reconstruct panorama.jpg --model vq-f8 --tile --out again/
 
