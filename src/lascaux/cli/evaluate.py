@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lascaux.cli.accuracy import account, compared
+from lascaux.cli.data import opened_source
 from lascaux.cli.flags import HelpPages, WrongUse, add_flags, options_from
 from lascaux.cli.progress import progress, say
 from lascaux.cli.sheet import require_file
 from lascaux.errors import LascauxError
 from lascaux.evaluate.options import EvaluateClassifyOptions, EvaluateReconstructOptions
+from lascaux.tasks.options import SourceOptions
 
 if TYPE_CHECKING:
     from lascaux.data.labelled import Labelled
@@ -59,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     reconstruct.epilog = _RECONSTRUCT_EXAMPLES
     reconstruct.add_argument("data", metavar="DATA", help="pictures; see below")
     add_flags(reconstruct, EvaluateReconstructOptions)
+    add_flags(reconstruct.add_argument_group("how the source is read"), SourceOptions)
     reconstruct.add_argument("--out", metavar="FILE", help="write the report there as JSON, too")
     _add_json(reconstruct)
     for name in ("ochre-clip", "ochre-judge"):
@@ -171,9 +174,10 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
     require_file("out", arguments.out)
     from lascaux.evaluate import reconstruct
 
+    source = opened_source(arguments.data, options_from(arguments, SourceOptions), absent="keep")
     with progress() as show:
         report = reconstruct.evaluate(
-            arguments.data,
+            source,
             options.model,
             size=options.size,
             reading=options.reading,
