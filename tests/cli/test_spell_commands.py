@@ -140,11 +140,11 @@ def test_pictures_are_shown_beside_their_reconstructions(run, photos, vqgan):
     plain = Image.open("a/b/0-reconstructed.png")
     assert plain.tobytes() == found.picture.tobytes()
     page = np.asarray(Image.open("a/b/0-compared.png").convert("RGB"))
-    # Ten times as large, side by side on the card.
-    side = np.asarray(found.seen.resize((320, 320), Image.Resampling.NEAREST))
-    again = np.asarray(found.picture.resize((320, 320), Image.Resampling.NEAREST))
-    assert np.array_equal(page[52:372, 52:372], side)
-    assert np.array_equal(page[52:372, 384:704], again)
+    # Eight times as large, side by side on the card.
+    side = np.asarray(found.seen.resize((256, 256), Image.Resampling.NEAREST))
+    again = np.asarray(found.picture.resize((256, 256), Image.Resampling.NEAREST))
+    assert np.array_equal(page[52:308, 52:308], side)
+    assert np.array_equal(page[52:308, 320:576], again)
 
 
 def test_figures_of_reconstructions_are_json_too(run, photos, vqgan):

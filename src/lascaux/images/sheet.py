@@ -15,7 +15,7 @@ _PICTURE = 248  # pixels, both sides of the picture's place
 _MARGIN, _GAP, _PAD = 36, 24, 16  # pixels: round the sheet, between cards, inside cards
 _TITLE, _TEXT = 16, 14  # pixels, heights of type
 _ROW, _BAR = 36, 6  # pixels: from bar to bar, and a bar's height
-_LEAST_PLACE, _GROWS_FROM = 320, 640  # pixels, of one of two pictures' places
+_LEAST_PLACE, _GROWS_FROM = 256, 640  # pixels, of one of two pictures' places
 
 _PAPER, _CARD_FILL, _EDGE, _PLACE = "#f4f1ec", "#ffffff", "#e2dcd2", "#f7f5f1"
 _INK, _FAINT, _TRACK, _BEST, _OTHER = "#2b2723", "#857c71", "#ece7df", "#b5542b", "#d8a37f"
