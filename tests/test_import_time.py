@@ -35,6 +35,10 @@ def processor_seconds(*words: str) -> float:
         "from lascaux.cli.main import verb_parser; verb_parser('search').format_help()",
         "from lascaux.cli.main import verb_parser; verb_parser('embed').format_help()",
         "from lascaux.cli.main import verb_parser; verb_parser('data').format_help()",
+        "from lascaux.cli.main import verb_parser; verb_parser('spell').format_help()",
+        "from lascaux.cli.main import verb_parser; verb_parser('unspell').format_help()",
+        "from lascaux.cli.main import verb_parser; verb_parser('reconstruct').format_help()",
+        "from lascaux.cli.main import verb_parser; verb_parser('evaluate').format_help()",
     ],
 )
 def test_torch_is_not_imported_by(what):

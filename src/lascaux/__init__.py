@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lascaux.models.clip import Clip, ClipConfig
     from lascaux.tasks.classify import Classifier
     from lascaux.tasks.search import Index
+    from lascaux.tasks.spell import Speller
     from lascaux.text.clip_bpe import ClipTokenizer
     from lascaux.weights.load import load
     from lascaux.weights.save import save
@@ -27,6 +28,7 @@ __all__ = [
     "ClipTokenizer",
     "Index",
     "LascauxError",
+    "Speller",
     "load",
     "save",
 ]
@@ -38,6 +40,7 @@ _HOMES = {
     "ClipConfig": "lascaux.models.clip",
     "ClipTokenizer": "lascaux.text.clip_bpe",
     "Index": "lascaux.tasks.search",
+    "Speller": "lascaux.tasks.spell",
     "load": "lascaux.weights.load",
     "save": "lascaux.weights.save",
 }

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from lascaux.errors import BadInput, BadPicture, Unsupported
 from lascaux.images import Preprocessing, denormalise, normalise, pixels, read_picture, to_square
 from lascaux.images.opencv import resize_bicubic
+from lascaux.images.preprocess import to_whole
 
 CASE = Path(__file__).resolve().parents[1] / "golden" / "clip" / "preprocess-224"
 OFFICIAL = Preprocessing(size=224, reading="official")
@@ -376,3 +377,25 @@ def test_a_missing_size_is_refused():
 def test_values_that_prepare_nothing_are_refused(change, reason):
     with pytest.raises(BadInput, match=reason):
         Preprocessing(**{"size": 224, **change})
+
+
+def test_a_whole_picture_keeps_its_shape_and_is_cut_evenly_to_multiples():
+    picture = Image.fromarray(
+        np.arange(45 * 62 * 3, dtype=np.uint32).astype(np.uint8).reshape(45, 62, 3)
+    )
+    how = Preprocessing(size=32, filter="lanczos")
+    assert to_whole(picture, how).tobytes() == picture.tobytes()
+    assert to_whole(picture, how, multiple=8).tobytes() == picture.crop((3, 2, 59, 42)).tobytes()
+    smaller = picture.resize((41, 30), Image.Resampling.LANCZOS).crop((0, 1, 40, 29))
+    assert to_whole(picture, how, short=30, multiple=4).tobytes() == smaller.tobytes()
+    with pytest.raises(BadPicture, match="at least 64 on each side"):
+        to_whole(picture, how, multiple=64)
+
+
+@pytest.mark.parametrize("filter", ["bicubic", "bilinear", "lanczos", "opencv-bicubic"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "RGBA", "CMYK"])
+@pytest.mark.parametrize("reading", ["photo", "official"])
+def test_whole_pictures_of_every_mode_become_rgb(filter, mode, reading):
+    how = Preprocessing(size=8, filter=filter, reading=reading)
+    found = to_whole(Image.new("RGB", (33, 21), "navy").convert(mode), how, short=16, multiple=8)
+    assert (found.mode, found.size) == ("RGB", (24, 16))

@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
 from lascaux.errors import BadInput
-from lascaux.images.sheet import SheetEntry, contact_sheet
+from lascaux.images.sheet import SheetEntry, contact_sheet, side_by_side
 
 
 def card(colour="red", size=(64, 48), bars=(("cat", 0.75), ("dog", 0.25)), **more):
@@ -69,3 +70,36 @@ def test_the_users_font_is_used(tmp_path):
     assert contact_sheet([card()], font=tmp_path / "f.ttf").tobytes() == (
         contact_sheet([card()]).tobytes()
     )
+
+
+def pair(size, **more):
+    left, right = (Image.new("RGB", size, colour) for colour in ("#ff0000", "#0000ff"))
+    return side_by_side(left, right, labels=("left", "right"), title="a.png", **more)
+
+
+@pytest.mark.parametrize(
+    ("size", "times"), [((32, 32), 8), ((100, 60), 2), ((300, 20), 1), ((800, 500), 1)]
+)
+def test_two_pictures_are_side_by_side_whole_and_pixel_by_pixel(size, times):
+    page = pair(size, lines=("one", "two"))
+    area = times**2 * size[0] * size[1]
+    assert count(page, (255, 0, 0)) == count(page, (0, 0, 255)) == area
+    pixels = np.asarray(page)
+    left = np.argwhere((pixels == (255, 0, 0)).all(2))
+    right = np.argwhere((pixels == (0, 0, 255)).all(2))
+    assert left[:, 0].min() == right[:, 0].min()
+    assert left[:, 1].max() < right[:, 1].min()
+
+
+def test_every_line_of_a_pair_has_its_room_and_long_ones_stay_on_the_card():
+    pages = [pair((32, 32), lines=("line " * 99,) * n) for n in range(3)]
+    assert pages[0].height < pages[1].height < pages[2].height
+    right = pages[2].crop((pages[2].width - 36, 0, pages[2].width, pages[2].height))
+    assert len(right.getcolors(1 << 20)) == 1
+
+
+def test_pictures_of_two_sizes_are_no_pair():
+    with pytest.raises(BadInput, match="one size is expected"):
+        side_by_side(
+            Image.new("RGB", (8, 8)), Image.new("RGB", (8, 9)), labels=("a", "b"), title=""
+        )

@@ -237,3 +237,14 @@ def test_training_finds_a_picture_again():
     model.eval()
     back = model.decode_ids(model.encode(x), model.grid(x))
     assert F.mse_loss(back, x).item() < first / 2
+
+
+def test_pictures_are_prepared_as_in_train_vae():
+    how = DiscreteVaeConfig(image_size=32).preprocessing
+    assert how is not None
+    assert (how.size, how.resize, how.filter, how.mean) == (32, "crop", "bilinear", (0.5, 0.5, 0.5))
+    plain = DiscreteVaeConfig(image_size=32, mean=None, std=None).preprocessing
+    assert plain is not None
+    assert (plain.mean, plain.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    grey = DiscreteVaeConfig(channels=1, mean=(0.5,), std=(0.5,))
+    assert grey.preprocessing is None

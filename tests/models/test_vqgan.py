@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lascaux.errors import BadInput
+from lascaux.images.preprocess import normalise
 from lascaux.models.vqgan import VARIANTS, VqGan, VqGanConfig
 
 TINY = VqGanConfig(
@@ -335,3 +336,13 @@ def test_half_precision_gives_nearly_the_same():
         half = model.to(torch.bfloat16).features(x)
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), whole, atol=0.05, rtol=0.05)
+
+
+def test_pictures_are_prepared_as_in_the_reconstruction_notebook():
+    how = VARIANTS["imagenet-f16-1024"].preprocessing
+    assert how is not None
+    assert (how.size, how.resize, how.filter) == (256, "crop", "lanczos")
+    x = torch.rand(1, 3, 4, 4)
+    assert torch.equal(normalise(x, how.mean, how.std), made().normalise(x))
+    assert VARIANTS["depth"].preprocessing is None
+    assert VARIANTS["coco-labels"].preprocessing is None

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace, reading: SourceOptions) -> int:
-    source = _opened(arguments.source, reading)
+    source = opened_source(arguments.source, reading)
     captions = [source.captions(index) for index in range(len(source))]
     labels = Counter(source.label(index) for index in range(len(source)))
     told = {
@@ -136,7 +136,7 @@ def _check(arguments: argparse.Namespace, reading: SourceOptions) -> int:
     options = options_from(arguments, CheckOptions)
     from lascaux.tasks.check import check
 
-    source = _opened(arguments.source, reading, absent="keep")
+    source = opened_source(arguments.source, reading, absent="keep")
     if source.kind == "prepared":
         return _check_files(source, as_object=arguments.json)
     with progress() as show:
@@ -174,7 +174,7 @@ def _pack(arguments: argparse.Namespace, reading: SourceOptions) -> int:
     options = options_from(arguments, PackOptions)
     from lascaux.tasks.pack import pack
 
-    source = _with_pictures(_opened(arguments.source, reading, absent="keep"))
+    source = _with_pictures(opened_source(arguments.source, reading, absent="keep"))
     with progress() as show:
         done = pack(source, arguments.out, options, show)
     return _report(done, as_object=arguments.json)
@@ -184,7 +184,7 @@ def _prepare(arguments: argparse.Namespace, reading: SourceOptions) -> int:
     options = options_from(arguments, PrepareOptions)
     from lascaux.tasks.prepare import prepare
 
-    source = _with_pictures(_opened(arguments.source, reading, absent="keep"))
+    source = _with_pictures(opened_source(arguments.source, reading, absent="keep"))
     with progress() as show:
         done = prepare(source, arguments.out, None, options, show)
     return _report(done, as_object=arguments.json)
@@ -224,7 +224,13 @@ def _files(count: int) -> str:
     return f"{count:,} {'file' if count == 1 else 'files'}"
 
 
-def _opened(path: str, reading: SourceOptions, *, absent: str = "refuse") -> Any:
+def opened_source(path: str, reading: SourceOptions, *, absent: str = "refuse") -> Any:
+    """The source at a path, read as flags say; indices of tars are kept in the cache.
+
+    Raises:
+        WrongUse: there is no such layout.
+        BadInput: nothing that can be read as records.
+    """
     from lascaux.data.sources import KINDS, open_source
     from lascaux.weights.download import cache_folder
 

@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lascaux.cli.accuracy import account, compared
+from lascaux.cli.data import opened_source
 from lascaux.cli.flags import HelpPages, WrongUse, add_flags, options_from
 from lascaux.cli.progress import progress, say
 from lascaux.cli.sheet import require_file
 from lascaux.errors import DownloadFailed, LascauxError
-from lascaux.evaluate.options import EvaluateClassifyOptions, EvaluateFidOptions
+from lascaux.evaluate.options import (
+    EvaluateClassifyOptions,
+    EvaluateFidOptions,
+    EvaluateReconstructOptions,
+)
+from lascaux.tasks.options import SourceOptions
 
 if TYPE_CHECKING:
     from lascaux.data.labelled import Labelled
@@ -19,6 +25,7 @@ if TYPE_CHECKING:
 BENCHMARKS = {
     "classify": "zero-shot accuracy of CLIPs on labelled pictures: ImageNet, CIFAR, any folder",
     "fid": "how far two sets of pictures are apart: FID, or the same of another model's features",
+    "reconstruct": "what an image tokeniser keeps of pictures, beside a thumbnail of as many bits",
     "ochre-clip": "a CLIP on the emoji world's test split, unseen digits, distorted pictures",
     "ochre-judge": "the judge on fresh scenes, and on pictures that it must refuse",
 }
@@ -44,6 +51,17 @@ DATA_A and DATA_B are pictures (a folder with all below it, a table, tars, Parqu
 their statistics (.safetensors, .npz). docs/measures.md says what the figure means.
 """
 
+_SHOWN = 5  # pictures that could not be read
+_RECONSTRUCT_EXAMPLES = """\
+examples:
+  lascaux evaluate reconstruct photos/ --model vqgan-imagenet-f16-1024
+  lascaux evaluate reconstruct 'val-{00..49}.tar' --model openai-dvae --limit 1000 \\
+      --lpips lpips-vgg16 --out dvae.json
+
+DATA is anything that `lascaux data info` reads. docs/tokenisers.md tells what the
+figures mean.
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One sub-command for each benchmark."""
@@ -63,6 +81,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(fid, EvaluateFidOptions)
     fid.add_argument("--out", metavar="FILE", help="write the whole report there as JSON, too")
     _add_json(fid)
+    reconstruct = _command(commands, "reconstruct")
+    reconstruct.epilog = _RECONSTRUCT_EXAMPLES
+    reconstruct.add_argument("data", metavar="DATA", help="pictures; see below")
+    add_flags(reconstruct, EvaluateReconstructOptions)
+    add_flags(reconstruct.add_argument_group("how the source is read"), SourceOptions)
+    reconstruct.add_argument("--out", metavar="FILE", help="write the report there as JSON, too")
+    _add_json(reconstruct)
     for name in ("ochre-clip", "ochre-judge"):
         command = _command(commands, name)
         command.add_argument("--model", help="name or folder (default: the embedded one)")
@@ -98,6 +123,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _classify(arguments)
     if arguments.benchmark == "fid":
         return _fid(arguments)
+    if arguments.benchmark == "reconstruct":
+        return _reconstruct(arguments)
     model = arguments.model or arguments.benchmark
     where = {"device": arguments.device, "dtype": arguments.dtype}
     if arguments.benchmark == "ochre-judge":
@@ -193,6 +220,38 @@ def _fid(arguments: argparse.Namespace) -> int:
     for each in report.details["failures"]:
         say(f"left out {each['source']}: {each['reason']}")
     return 1 if report.details["failures"] else 0
+
+
+def _reconstruct(arguments: argparse.Namespace) -> int:
+    options = options_from(arguments, EvaluateReconstructOptions)
+    require_file("out", arguments.out)
+    from lascaux.evaluate import reconstruct
+
+    source = opened_source(arguments.data, options_from(arguments, SourceOptions), absent="keep")
+    with progress() as show:
+        report = reconstruct.evaluate(
+            source,
+            options.model,
+            size=options.size,
+            reading=options.reading,
+            limit=options.limit,
+            seed=options.seed,
+            lpips=options.lpips,
+            device=options.device,
+            dtype=options.dtype,
+            batch_size=options.batch_size,
+            progress=show,
+        )
+    print(report.to_json() if arguments.json else report.to_text())
+    if arguments.out:
+        _write(report.to_json(), arguments.out)
+        say(f"wrote {arguments.out}")
+    failures = report.details["failures"]
+    for one in failures[:_SHOWN]:
+        say(f"left out: {one['source']}: {one['reason']}")
+    if len(failures) > _SHOWN:
+        say(f"left out: {len(failures)} in all; --json lists them")
+    return 1 if failures else 0
 
 
 def _measured(

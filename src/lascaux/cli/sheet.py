@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lascaux.images.sheet import SheetEntry
 
 SHEET_LIMIT = 240  # cards; a sheet of more is no longer looked at
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def require_file(flag: str, path: str | None) -> None:
@@ -32,8 +32,8 @@ def require_sheet(path: str | None) -> None:
         WrongUse: as `require_file`, or the suffix is of no picture.
     """
     require_file("sheet", path)
-    if path and Path(path).suffix.lower() not in _FORMATS:
-        raise WrongUse(f"--sheet {path}: name it {', '.join(_FORMATS)}")
+    if path and Path(path).suffix.lower() not in PICTURE_FORMATS:
+        raise WrongUse(f"--sheet {path}: name it {', '.join(PICTURE_FORMATS)}")
 
 
 def draw_sheet(cards: "list[SheetEntry]", path: str, pictures: int) -> None:
@@ -42,6 +42,6 @@ def draw_sheet(cards: "list[SheetEntry]", path: str, pictures: int) -> None:
     from lascaux.tasks.aside import written_aside
 
     with written_aside(path) as part:
-        contact_sheet(cards).save(part, _FORMATS[Path(path).suffix.lower()])
+        contact_sheet(cards).save(part, PICTURE_FORMATS[Path(path).suffix.lower()])
     beyond = f" (the first {SHEET_LIMIT} of {pictures} pictures)" if pictures > len(cards) else ""
     say(f"drew {path}{beyond}")

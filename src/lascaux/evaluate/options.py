@@ -147,3 +147,51 @@ class EvaluateFidOptions:
         for name in ("batch_size", "size"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise BadInput(f"{name} is {value}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateReconstructOptions:
+    """How it is measured what an image tokeniser keeps of pictures.
+
+    Raises:
+        BadInput: a count below 1, or a negative seed.
+    """
+
+    model: str = field(
+        metadata={"help": "image tokeniser: a name (`lascaux models`), a folder or a hub id"}
+    )
+    size: int | None = field(
+        default=None,
+        metadata={
+            "metavar": "PX",
+            "help": "side of the squares; if not given, what the model was trained at",
+        },
+    )
+    lpips: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "NAME",
+            "help": "measure LPIPS with these weights: lpips-vgg16, a folder or a file",
+        },
+    )
+    limit: int | None = field(
+        default=None, metadata={"help": "pictures at most, drawn by the seed"}
+    )
+    seed: int = field(default=0, metadata={"help": "of that draw"})
+    reading: Literal["photo", "official"] = field(
+        default="photo",
+        metadata={
+            "help": "photo: turn as EXIF says, put alpha over white; "
+            "official: as Pillow reads files"
+        },
+    )
+    device: str = field(default="cpu", metadata={"help": "cpu, cuda, cuda:1, mps"})
+    dtype: Dtype = field(default="float32", metadata={"help": "number format of the model"})
+    batch_size: int = field(default=4, metadata={"help": "pictures that the model takes at once"})
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "limit", "size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise BadInput(f"{name} is {value}; it must be at least 1")
+        if self.seed < 0:
+            raise BadInput(f"seed is {self.seed}; it must be 0 or more")

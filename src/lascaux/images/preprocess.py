@@ -216,7 +216,7 @@ def _colour(values: Any) -> Colour:
     return (float(values[0]), float(values[1]), float(values[2]))
 
 
-def to_square(picture: Image.Image, how: Preprocessing) -> Image.Image:
+def to_square(picture: Source, how: Preprocessing) -> Image.Image:
     """The picture as RGB of `how.size` x `how.size` pixels, to the byte as published.
 
     In "official" reading a picture is resized in its own mode and turned to RGB last: palettes and
@@ -224,9 +224,45 @@ def to_square(picture: Image.Image, how: Preprocessing) -> Image.Image:
     filter knows RGB alone, so that it comes after the turn.
 
     Raises:
-        BadPicture: it cannot be turned to RGB.
+        BadPicture: it cannot be read, or cannot be turned to RGB.
     """
     return _squared(read_picture(picture, mode=how.reading), how)
+
+
+def to_whole(
+    picture: Source, how: Preprocessing, *, short: int | None = None, multiple: int = 1
+) -> Image.Image:
+    """The whole picture as RGB, of its own shape.
+
+    Args:
+        picture: anything that `read_picture` takes.
+        how: its filter and reading count, its size does not.
+        short: what the shorter side becomes, in pixels; None leaves it.
+        multiple: of which both sides become multiples; what is over is cut off evenly all round.
+
+    Raises:
+        BadPicture: it cannot be read, or is smaller than one multiple.
+    """
+    found = read_picture(picture, mode=how.reading)
+    try:
+        with quiet_pillow():
+            if how.filter == "opencv-bicubic":
+                found = found.convert("RGB")
+            if short is not None:
+                least = min(found.size)
+                width, height = (max(1, round(side * short / least)) for side in found.size)
+                found = _resized(found, (width, height), how)
+            found = found.convert("RGB")
+    except (ValueError, OSError, MemoryError) as error:
+        raise BadPicture(f"a picture of mode {found.mode} cannot be prepared: {error}") from error
+    width, height = (side - side % multiple for side in found.size)
+    if not width or not height:
+        raise BadPicture(
+            f"a picture of {found.width} x {found.height} pixels; at least {multiple} on each side "
+            "are expected: make it larger, or give a size"
+        )
+    left, top = (found.width - width) // 2, (found.height - height) // 2
+    return found.crop((left, top, left + width, top + height))
 
 
 def _squared(picture: Image.Image, how: Preprocessing) -> Image.Image:

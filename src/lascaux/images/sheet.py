@@ -1,4 +1,4 @@
-"""Annotated contact sheets: every picture on a card with its title and bars of scores."""
+"""Pictures on cards: contact sheets with titles and bars of scores, and two side by side."""
 
 import sys
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ _PICTURE = 248  # pixels, both sides of the picture's place
 _MARGIN, _GAP, _PAD = 36, 24, 16  # pixels: round the sheet, between cards, inside cards
 _TITLE, _TEXT = 16, 14  # pixels, heights of type
 _ROW, _BAR = 36, 6  # pixels: from bar to bar, and a bar's height
+_LEAST_PLACE, _GROWS_FROM = 256, 640  # pixels, of one of two pictures' places
 
 _PAPER, _CARD_FILL, _EDGE, _PLACE = "#f4f1ec", "#ffffff", "#e2dcd2", "#f7f5f1"
 _INK, _FAINT, _TRACK, _BEST, _OTHER = "#2b2723", "#857c71", "#ece7df", "#b5542b", "#d8a37f"
@@ -80,6 +81,68 @@ def contact_sheet(
         corner = (_MARGIN + column * (_CARD + _GAP), _MARGIN + row * (height + _GAP))
         _draw_card(page, entry, (*corner, height, note_room), None if font is None else str(font))
     return page
+
+
+def side_by_side(
+    left: Image.Image,
+    right: Image.Image,
+    *,
+    labels: tuple[str, str],
+    title: str,
+    lines: Sequence[str] = (),
+    font: str | Path | None = None,
+) -> Image.Image:
+    """Two pictures of one size on one card, pixel by pixel, with what is said of them.
+
+    Small ones are enlarged without blur; type grows with large ones.
+
+    Args:
+        left: of any mode.
+        right: likewise, of the same size.
+        labels: under each picture.
+        title: under both.
+        lines: under the title.
+        font: a TrueType or OpenType file for all text, as of `contact_sheet`.
+
+    Raises:
+        BadInput: the sizes differ, or the font cannot be read.
+    """
+    if left.size != right.size:
+        raise BadInput(f"pictures of {left.size} and {right.size} pixels; one size is expected")
+    chosen = None if font is None else str(font)
+    pictures = [_enlarged(picture.convert("RGB")) for picture in (left, right)]
+    width, height = pictures[0].size
+    place = max(width, _LEAST_PLACE)
+    grown = max(1.0, place / _GROWS_FROM)
+    margin, pad, gap, text, head = (round(n * grown) for n in (_MARGIN, _PAD, 12, _TEXT, _TITLE))
+    written = round(text * (2.8 + 1.7 * len(lines))) + head
+    card = (2 * (pad + place) + gap, 2 * pad + height + written)
+    page = Image.new("RGB", (2 * margin + card[0], 2 * margin + card[1]), _PAPER)
+    draw = ImageDraw.Draw(page)
+    corner = (margin + card[0] - 1, margin + card[1] - 1)
+    draw.rounded_rectangle((margin, margin, *corner), round(12 * grown), _CARD_FILL, _EDGE)
+    y = margin + pad + height + text // 2
+    for number, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+        x = margin + pad + number * (place + gap)
+        if place > width:
+            draw.rectangle((x, margin + pad, x + place - 1, margin + pad + height - 1), _PLACE)
+        page.paste(picture, (x + (place - width) // 2, margin + pad))
+        _write(draw, (x, y), label, text, _FAINT, place, chosen)
+    x, room = margin + pad, 2 * place + gap
+    y += round(text * 2.1)
+    _write(draw, (x, y), title, head, _INK, room, chosen)
+    y += head + round(text * 0.7)
+    for line in lines:
+        _write(draw, (x, y), line, text, _INK, room, chosen)
+        y += round(text * 1.7)
+    return page
+
+
+def _enlarged(picture: Image.Image) -> Image.Image:
+    """The picture, each pixel of a small one as a square of several."""
+    whole = max(1, _LEAST_PLACE // max(picture.size))
+    size = (picture.width * whole, picture.height * whole)
+    return picture.resize(size, Image.Resampling.NEAREST)
 
 
 def _columns(count: int, height: int) -> int:

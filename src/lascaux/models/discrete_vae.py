@@ -11,7 +11,7 @@ No checkpoint is published with it: users train their own with its train_vae.py.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,9 @@ from lascaux.errors import BadInput
 from lascaux.nn.configs import config_from_json, config_to_json
 from lascaux.nn.grid import Grid, as_map, as_tokens, grid_of, require_count, require_ids
 from lascaux.nn.quantise import gumbel_choice, gumbel_noise, straight_through
+
+if TYPE_CHECKING:
+    from lascaux.images.preprocess import Colour, Preprocessing
 
 Error = Literal["mse", "smooth_l1"]
 
@@ -71,6 +74,20 @@ class DiscreteVaeConfig:
     def factor(self) -> int:
         """Pixels per code, along one side."""
         return 2**self.layers
+
+    @property
+    def preprocessing(self) -> "Preprocessing | None":
+        """What a picture goes through, as in train_vae.py; None if it is not RGB."""
+        if self.channels != 3:
+            return None
+        from lascaux.images.preprocess import Preprocessing
+
+        return Preprocessing(
+            size=self.image_size,
+            filter="bilinear",
+            mean=cast("Colour", self.mean or (0.0, 0.0, 0.0)),
+            std=cast("Colour", self.std or (1.0, 1.0, 1.0)),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types; `from_json` gives the same config back."""

@@ -13,7 +13,7 @@ arXiv:2203.00386), which differs in an epsilon and a weight of the loss.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,9 @@ from lascaux.nn.quantise import (
     quantisation_loss,
     straight_through,
 )
+
+if TYPE_CHECKING:
+    from lascaux.images.preprocess import Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +102,23 @@ class VqGanConfig:
     def widths(self) -> tuple[int, ...]:
         """Channels of each level."""
         return tuple(self.width * multiple for multiple in self.multiples)
+
+    @property
+    def preprocessing(self) -> "Preprocessing | None":
+        """What a picture goes through, as in the reconstruction notebook; None if it is not RGB.
+
+        The notebook rounds the longer side where this cuts it: up to a pixel before the crop.
+        """
+        if self.in_channels != 3 or self.labels is not None:
+            return None
+        from lascaux.images.preprocess import Preprocessing
+
+        return Preprocessing(
+            size=self.image_size,
+            filter="lanczos",
+            mean=(self.mean, self.mean, self.mean),
+            std=(self.std, self.std, self.std),
+        )
 
     def attends(self, *, encoder: bool) -> tuple[bool, ...]:
         """Which levels attend.

@@ -11,10 +11,18 @@ if TYPE_CHECKING:
     from lascaux.tasks.classify import Classifier
     from lascaux.tasks.embed import embed_pictures, embed_texts
     from lascaux.tasks.evidence import ClassEvidence, EvidenceWeights
-    from lascaux.tasks.options import ClassifyOptions, EmbedOptions, SearchOptions
+    from lascaux.tasks.options import (
+        ClassifyOptions,
+        EmbedOptions,
+        SearchOptions,
+        SpellOptions,
+        UnspellOptions,
+    )
     from lascaux.tasks.pictures import pictures_in
-    from lascaux.tasks.results import Classified, Embedded, Failed, Hit, Label, Updated
+    from lascaux.tasks.results import Classified, Embedded, Failed, Hit, Label, Spelling, Updated
     from lascaux.tasks.search import Index
+    from lascaux.tasks.spell import Reconstruction, Speller
+    from lascaux.tasks.spelling_file import read_spellings, write_spellings
 
 _HOMES = {
     "Calibration": "calibrate",
@@ -29,11 +37,18 @@ _HOMES = {
     "Hit": "results",
     "Index": "search",
     "Label": "results",
+    "Reconstruction": "spell",
     "SearchOptions": "options",
+    "SpellOptions": "options",
+    "Speller": "spell",
+    "Spelling": "results",
+    "UnspellOptions": "options",
     "Updated": "results",
     "embed_pictures": "embed",
     "embed_texts": "embed",
     "pictures_in": "pictures",
+    "read_spellings": "spelling_file",
+    "write_spellings": "spelling_file",
 }
 
 __all__ = [
@@ -49,11 +64,18 @@ __all__ = [
     "Hit",
     "Index",
     "Label",
+    "Reconstruction",
     "SearchOptions",
+    "SpellOptions",
+    "Speller",
+    "Spelling",
+    "UnspellOptions",
     "Updated",
     "embed_pictures",
     "embed_texts",
     "pictures_in",
+    "read_spellings",
+    "write_spellings",
 ]
 
 

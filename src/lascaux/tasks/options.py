@@ -260,3 +260,53 @@ class PrepareOptions:
         low, high = self.augment_area
         if not 0 < low <= high <= 1:
             raise BadInput(f"augment_area is {low} {high}; expected 0 < from <= to <= 1")
+
+
+_TILE_HELP = (
+    "for large pictures: the whole one in overlapping tiles of the model's own size, at its own "
+    "resolution or with --size at that; else its middle square is taken"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpellOptions:
+    """How pictures become ids, and pictures again.
+
+    Raises:
+        BadInput: a count below 1.
+    """
+
+    model: str = field(
+        metadata={"help": "image tokeniser: a name (`lascaux models`), a folder or a hub id"}
+    )
+    size: int | None = field(
+        default=None,
+        metadata={
+            "metavar": "PX",
+            "help": "what the shorter side becomes; if not given, what the model was trained at",
+        },
+    )
+    tile: bool = field(default=False, metadata={"help": _TILE_HELP})
+    reading: Literal["photo", "official"] = _as_classify("reading")
+    recursive: bool = _as_classify("recursive")
+    device: str = _as_classify("device")
+    dtype: Dtype = _as_classify("dtype")  # noqa: RUF009  # it gives a field
+    batch_size: int = field(default=4, metadata={"help": "pictures that the model takes at once"})
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "batch_size")
+        if self.size is not None:
+            _require_positive(self, "size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnspellOptions:
+    """How ids become pictures."""
+
+    model: str | None = field(
+        default=None,
+        metadata={"help": "the image tokeniser that gave the ids; if not given, as the file says"},
+    )
+    tile: bool = field(default=False, metadata={"help": "decode large grids in overlapping tiles"})
+    device: str = _as_classify("device")
+    dtype: Dtype = _as_classify("dtype")  # noqa: RUF009  # it gives a field

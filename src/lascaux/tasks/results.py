@@ -1,5 +1,6 @@
 """What the tasks answer: frozen objects with one JSON form, that of `as_json`."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -74,7 +75,24 @@ class Embedded:
     failed: tuple[Failed, ...]  # inputs that are not in the file
 
 
-Result = Classified | Failed | Hit | Updated | Embedded
+@dataclass(frozen=True)
+class Spelling:
+    """A picture as ids of an image tokeniser's codes."""
+
+    source: str
+    model: str  # what it was called
+    weights: str  # the hash of its weights: ids mean something to these alone
+    codes: int  # how many there are; ids are 0 to codes - 1
+    grid: tuple[int, int] | None  # rows and columns; None where tokens have no places
+    ids: tuple[int, ...]  # row by row
+
+    @property
+    def bits(self) -> float:
+        """What the ids take, each at log2(codes) bits."""
+        return len(self.ids) * math.log2(self.codes)
+
+
+Result = Classified | Failed | Hit | Updated | Embedded | Spelling
 
 
 def as_json(result: Result) -> dict[str, Any]:

@@ -88,26 +88,20 @@ def encode_tiled(
     """
     rows, columns = _grid(model, x)
     size, overlap = _in_codes(model, options or TileOptions())
-    chosen = best = None
+    ids = torch.zeros(len(x), rows, columns, dtype=torch.int64, device=x.device)
+    best = x.new_full((rows, columns), -1)
     for top, left in _places(rows, columns, size, overlap):
         high, wide = min(size, rows), min(size, columns)
         y, z = _pixels(top, high, model.factor), _pixels(left, wide, model.factor)
-        features = model.features(x[..., y, z])
-        if chosen is None or best is None:
-            chosen = features.new_zeros(len(x), rows, columns, features.shape[-1])
-            best = features.new_full((rows, columns), -1)
+        # Ids tile by tile: features may be a logit of every code, too much to keep for all.
+        tile = model.quantise(model.features(x[..., y, z]))[0].view(len(x), high, wide)
         down, along = _distances(top, left, (high, wide), (rows, columns))
         weight = torch.minimum(down[:, None], along).to(best)
         here = (slice(top, top + high), slice(left, left + wide))
         better = weight > best[here]
         best[here] = torch.where(better, weight, best[here])
-        tile = features.view(len(x), high, wide, -1)
-        chosen[:, here[0], here[1]] = torch.where(
-            better[..., None], tile, chosen[:, here[0], here[1]]
-        )
-    assert chosen is not None, "a grid has at least one tile"
-    ids, _ = model.quantise(chosen.flatten(1, 2))
-    return ids, (rows, columns)
+        ids[:, here[0], here[1]] = torch.where(better, tile, ids[:, here[0], here[1]])
+    return ids.flatten(1), (rows, columns)
 
 
 @torch.no_grad()
