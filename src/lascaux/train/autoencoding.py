@@ -57,7 +57,7 @@ class Autoencoding(Recipe):
         "gradient", "what moves nearest codes: a loss, or the average of what chooses them"
     )
     codebook_decay: float = setting(0.99, "of the averages in each step")
-    dead_after: int = setting(200, "steps without use until a nearest code is revived; 0: never")
+    dead_after: int = setting(100, "steps without use until a nearest code is revived; 0: never")
     temperature: float = setting(1.0, "of a Gumbel quantiser in the beginning")
     least_temperature: float = setting(1 / 16, "of a Gumbel quantiser in the end")
     temperature_steps: int = setting(20_000, "over which the temperature falls, by a cosine")

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 _NEVER = 1 << 40  # steps: not since the beginning
-_LONG = 200  # steps without use after which a code counts as dead where none is revived
+_LONG = 100  # steps without use after which a code counts as dead where none is revived
 _TOKENS = 4  # for each code, over which codes are looked for before one is called unused
 _FEW_STEPS = 10  # at least
 _LEAST = 1e-5  # count below which a code is left where it is; only the decay moves so few

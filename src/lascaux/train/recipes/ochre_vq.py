@@ -67,6 +67,7 @@ class OchreVq(Autoencoding):
     cooldown_steps: int = restated("cooldown_steps", 6000)
     averaging: float = restated("averaging", 0.998)
     codebook: Literal["gradient", "average"] = restated("codebook", "average", Autoencoding)
+    dead_after: int = restated("dead_after", 50, Autoencoding)
     discriminator_start: int = restated("discriminator_start", 18_000, Autoencoding)
     discriminator_width: int = restated("discriminator_width", 32, Autoencoding)
     discriminator_layers: int = restated("discriminator_layers", 2, Autoencoding)
