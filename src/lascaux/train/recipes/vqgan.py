@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from lascaux.data.loading import Loader
 from lascaux.data.order import Order, Place
+from lascaux.data.prepared import PreparedFeatures
 from lascaux.data.records import Source
 from lascaux.data.samples import Samples
 from lascaux.data.sources import open_source
@@ -203,7 +204,10 @@ def _plain(size: int) -> Preprocessing:
 
 @lru_cache(maxsize=4)
 def _source(path: str) -> Source:
-    return open_source(path)
+    source = open_source(path)
+    if isinstance(source, PreparedFeatures):
+        raise BadInput(f"{source.path} holds prepared features, and no pictures: name their source")
+    return source
 
 
 @lru_cache(maxsize=2)
