@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from codes import Codes
 from lascaux.train.contrastive import info_nce, sigmoid_pairs
 from lascaux.train.loop import train
 from lascaux.train.options import Running
@@ -48,7 +49,7 @@ def main() -> None:
         contrasted(folder)
         dist.destroy_process_group()
         return
-    recipe = Deep(**told.get("recipe", {}))
+    recipe = (Codes if what == "codes" else Deep)(**told.get("recipe", {}))
     running = Running(threads=1, workers=0, **told.get("running", {}))
     finished = train(recipe, folder, running, stop_after=told.get("stop_after"))
     print("finished" if finished else "stopped", flush=True)

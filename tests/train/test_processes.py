@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from codes import Codes
 from lascaux.errors import BadInput, Unsupported
 from lascaux.train.checkpoint import latest
 from lascaux.train.contrastive import info_nce, sigmoid_pairs
@@ -148,6 +149,36 @@ def test_micro_batches_of_several_processes_are_one_step(tmp_path: Path):
     assert "stopped" in run("train", tmp_path / "parts", **told, stop_after=13)
     assert "finished" in run("train", tmp_path / "parts", **told)
     assert same(tmp_path / "whole", tmp_path / "parts")
+
+
+def codes(folder: Path) -> dict[str, torch.Tensor]:
+    path = latest(folder)
+    assert path is not None
+    return torch.load(path, weights_only=True)["model"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codebook", ["gradient", "average"])
+def test_codes_of_two_processes_are_those_of_all_pictures(tmp_path: Path, codebook: str):
+    # Before the discriminator's start, since its batch norms see the pictures of each alone.
+    told = {"recipe": {"codebook": codebook, "discriminator_start": 50, "steps": 6}}
+    assert "finished" in run("codes", tmp_path / "two", **told)
+    one = Codes(**told["recipe"], accumulation=2)
+    assert train(one, tmp_path / "one", Running(threads=1, workers=0))
+    two, alone = codes(tmp_path / "two"), codes(tmp_path / "one")
+    assert torch.equal(two["tending.idle"], alone["tending.idle"])
+    torch.testing.assert_close(two, alone, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codebook", ["gradient", "average"])
+def test_two_processes_of_a_vqgan_go_on_to_the_same_bits(tmp_path: Path, codebook: str):
+    told = {"recipe": {"codebook": codebook}}
+    assert "finished" in run("codes", tmp_path / "whole", **told)
+    assert "stopped" in run("codes", tmp_path / "parts", **told, stop_after=7)
+    assert "finished" in run("codes", tmp_path / "parts", **told)
+    whole, parts = codes(tmp_path / "whole"), codes(tmp_path / "parts")
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
 def test_what_one_process_cannot_do_is_refused(tmp_path: Path):

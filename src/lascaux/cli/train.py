@@ -14,7 +14,13 @@ from lascaux.cli.progress import say
 from lascaux.train.options import Running
 
 # Recipe -> class of its settings, in the file of that name.
-RECIPES = {"clip": "ClipTraining", "ochre-clip": "OchreClip", "ochre-judge": "OchreJudge"}
+RECIPES = {
+    "clip": "ClipTraining",
+    "vqgan": "VqGanTraining",
+    "ochre-clip": "OchreClip",
+    "ochre-judge": "OchreJudge",
+    "ochre-vq": "OchreVq",
+}
 
 _ENDING = """\
 A run lives in runs/RECIPE-NAME: metrics.jsonl, checkpoints/, samples/, and in the end model/, which

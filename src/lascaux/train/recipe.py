@@ -244,9 +244,9 @@ class Recipe:
         }
 
 
-def restated(name: str, default: Any) -> Any:
-    """A field that all runs have, with another default; its help stays the same."""
-    known = {field.name: field for field in fields(Recipe)}
+def restated(name: str, default: Any, of: type[Recipe] = Recipe) -> Any:
+    """A field that all runs (or those of a kind) have, with another default and the same help."""
+    known = {field.name: field for field in fields(of)}
     return field(default=default, metadata=known[name].metadata)
 
 

@@ -15,7 +15,6 @@ A part of the records is kept aside; on it the share of pictures that find their
 of captions that find their picture, is measured.
 """
 
-import hashlib
 import logging
 import warnings
 from collections.abc import Callable
@@ -45,6 +44,7 @@ from lascaux.tasks.answerers import clip_embeddings
 from lascaux.tasks.options import PrepareOptions
 from lascaux.tasks.prepare import prepare
 from lascaux.text.clip_bpe import ClipTokenizer, TextCutWarning
+from lascaux.train.aside import trained_on, validated_on
 from lascaux.train.contrastive import info_nce, likeness, sigmoid_pairs
 from lascaux.train.optimisers import Optimiser, decayed_and_plain
 from lascaux.train.recipe import (
@@ -65,7 +65,6 @@ from lascaux.weights.load import load, save
 log = logging.getLogger(__name__)
 
 _PREPARED = "prepared"  # folder within the run
-_MOST_ASIDE = 1000  # records kept for validation
 _LEARNT_FROM = 200_000  # captions that a vocabulary is learnt from
 _LARGEST_SCALE = 100.0  # of cosines, as published
 _AT_ONCE = 64  # records embedded together in a validation
@@ -325,10 +324,7 @@ class ClipTraining(Recipe):
             source = PreparedFeatures(folder / _PREPARED)
         if isinstance(source, PreparedFeatures):
             source.require_model(weights_hash(_pretrained(self.model)), self.model)
-        if self.validation:
-            return source
-        kept = set(_kept_aside(source, self.aside))
-        return Some(source, (index for index in range(len(source)) if index not in kept))
+        return source if self.validation else trained_on(source, self.aside)
 
     def _seen(self, clip: Clip, batch: dict[str, Tensor]) -> Tensor:
         if "features" in batch:
@@ -409,25 +405,11 @@ def _whole(source: Source) -> Source:
     return source.whole if isinstance(source, Some) else source
 
 
-def _kept_aside(source: Source, share: float) -> list[int]:
-    """Records chosen by their keys, so that others that are added later leave them aside."""
-    wanted = min(round(share * len(source)), _MOST_ASIDE)
-    marks = [
-        hashlib.sha256(source.key(index).encode("utf-8", "surrogateescape")).digest()
-        for index in range(len(source))
-    ]
-    return sorted(sorted(range(len(source)), key=marks.__getitem__)[:wanted])
-
-
 @lru_cache(maxsize=2)
 def _kept(recipe: ClipTraining) -> tuple[list[dict[str, Tensor]], list[Record]]:
     """Samples of the records kept aside, with the first caption of each."""
-    if recipe.validation:
-        source = _source(recipe.validation)
-        source = Some(source, range(min(len(source), _MOST_ASIDE)))
-    else:
-        source = _source(recipe.data)
-        source = Some(source, _kept_aside(source, recipe.aside))
+    other = _source(recipe.validation) if recipe.validation else None
+    source = validated_on(_source(recipe.data), recipe.aside, other)
     embedded = isinstance(_whole(source), PreparedFeatures)
     how = (
         FeatureSamples(("features", "caption"), "plain")

@@ -1,0 +1,322 @@
+"""What all recipes of VQGANs share: settings, the two turns of a step, and how it is measured.
+
+Esser, Rombach, Ommer 2020, arXiv:2012.09841, after taming-transformers: absolute and perceptual
+differences, a loss of the codes, and from some step on a patch discriminator, weighed by its
+gradient in the decoder's last layer. A step is one of the autoencoder and then one of the
+discriminator, on what the autoencoder made before its step; officially it is made again after it.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from torch import Tensor, nn
+
+from lascaux.errors import BadInput
+from lascaux.models.patch_discriminator import PatchDiscriminator, PatchDiscriminatorConfig
+from lascaux.models.vqgan import VqGan
+from lascaux.train.adversarial import AdversarialOptions, discriminator_terms, generator_terms
+from lascaux.train.codebook import Tending
+from lascaux.train.optimisers import Group, Optimiser, decayed_and_plain
+from lascaux.train.perceptual import perceptual_distance
+from lascaux.train.recipe import Loss, Moment, Recipe, Sample, precise, restated, setting
+
+_BETAS = (0.5, 0.9)  # of both optimisers, as published
+_AT_ONCE = 32  # pictures reconstructed together in a validation
+
+
+class Trainee(nn.Module):
+    """A VQGAN, what it is trained against, and what its codebook needs."""
+
+    def __init__(self, vqgan: VqGan, discriminator: PatchDiscriminator, tending: Tending) -> None:
+        super().__init__()
+        self.vqgan, self.discriminator, self.tending = vqgan, discriminator, tending
+
+
+class _Kept(NamedTuple):
+    """What the autoencoder's turn leaves to the discriminator's."""
+
+    back: Tensor  # b 3 y x, in the model's range
+    features: Tensor  # b n d
+
+
+@dataclass(frozen=True, kw_only=True)
+class Autoencoding(Recipe):
+    """Settings of all runs that train a VQGAN; batches have "picture", uint8 RGB."""
+
+    turns: ClassVar[tuple[str, ...]] = ("autoencoder", "discriminator")
+    best: ClassVar[str | None] = "+validation_psnr"
+
+    quantiser: Literal["nearest", "gumbel"] | None = setting(
+        None, "how codes are chosen; if not given, as the architecture has it"
+    )
+    codebook: Literal["gradient", "average"] = setting(
+        "gradient", "what moves nearest codes: a loss, or the average of what chooses them"
+    )
+    codebook_decay: float = setting(0.99, "of the averages in each step")
+    dead_after: int = setting(100, "steps without use until a nearest code is revived; 0: never")
+    temperature: float = setting(1.0, "of a Gumbel quantiser in the beginning")
+    least_temperature: float = setting(1 / 16, "of a Gumbel quantiser in the end")
+    temperature_steps: int = setting(20_000, "over which the temperature falls, by a cosine")
+    divergence_weight: float = setting(
+        5e-4, "of a Gumbel quantiser's divergence from equal use; published VQGANs have 1e-8"
+    )
+    divergence_steps: int = setting(5000, "over which that weight rises, by a cosine")
+    codebook_weight: float = setting(1.0, "of the codes' loss")
+    perceptual: str = setting("ochre-clip", "lpips-vgg16, or a CLIP with a ResNet; or a folder")
+    perceptual_weight: float = setting(1.0, "of perceptual differences; 0: none")
+    adversarial: Literal["hinge", "vanilla"] = setting("hinge", "form of the discriminator's loss")
+    adversarial_weight: float = setting(0.8, "of fooling the discriminator; 0: there is none")
+    discriminator_start: int = setting(10_000, "step from which it takes part")
+    discriminator_rate: float = setting(1.0, "its learning rate, as a share of the other")
+    discriminator_width: int = setting(64, "its channels after the first convolution")
+    discriminator_layers: int = setting(3, "its normalised convolutions")
+    weight_decay: float = restated("weight_decay", 0.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = {
+            "dead_after": 0,
+            "temperature_steps": 1,
+            "divergence_weight": 0,
+            "divergence_steps": 0,
+            "codebook_weight": 0,
+            "perceptual_weight": 0,
+            "adversarial_weight": 0,
+            "discriminator_start": 0,
+            "discriminator_rate": 0,
+            "discriminator_width": 1,
+            "discriminator_layers": 1,
+        }
+        for name, low in least.items():
+            if not low <= getattr(self, name) < math.inf:
+                flag = name.replace("_", "-")
+                raise BadInput(f"--{flag} is {getattr(self, name)}; it must be at least {low}")
+        if not 0 < self.codebook_decay < 1:
+            raise BadInput(f"--codebook-decay is {self.codebook_decay}; expected between 0 and 1")
+        if not 0 < self.least_temperature <= self.temperature < math.inf:
+            raise BadInput(
+                f"--temperature {self.temperature} falls to --least-temperature "
+                f"{self.least_temperature}; expected 0 < least <= first"
+            )
+
+    @property
+    def adversary(self) -> AdversarialOptions:
+        """How the terms of both losses are weighed."""
+        return AdversarialOptions(
+            start=self.discriminator_start,
+            kind=self.adversarial,
+            perceptual_weight=self.perceptual_weight,
+            codebook_weight=self.codebook_weight,
+            adversarial_weight=self.adversarial_weight,
+            factor=1.0 if self.adversarial_weight else 0.0,
+            early=False,
+        )
+
+    def trainee(self, vqgan: VqGan, size: int, *, fresh: bool) -> Trainee:
+        """A VQGAN with what it is trained with.
+
+        Args:
+            vqgan: to train.
+            size: side of the pictures, in pixels.
+            fresh: nothing of it is learnt yet.
+
+        Raises:
+            BadInput: it cannot be trained by these settings.
+        """
+        gumbel = vqgan.config.quantiser == "gumbel"
+        if gumbel and self.codebook == "average":
+            raise BadInput(
+                "--codebook average: a Gumbel quantiser learns its codes by gradient; leave it "
+                "out, or take --quantiser nearest"
+            )
+        _require_patches(size, self.discriminator_layers)
+        still = any("vqgan.codebook.weight.".startswith(f"{name}.") for name in self.freeze)
+        tending = Tending(
+            vqgan.codebook.weight,
+            average=self.codebook == "average" and not still,
+            decay=self.codebook_decay,
+            dead_after=0 if gumbel or still else self.dead_after,
+            fresh=fresh,
+        )
+        if tending.average:
+            vqgan.codebook.weight.requires_grad_(False)
+        width, layers = self.discriminator_width, self.discriminator_layers
+        judge = PatchDiscriminator(PatchDiscriminatorConfig(width=width, layers=layers))
+        model = Trainee(vqgan, judge, tending)
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return model
+
+    def optimisers(self, model: nn.Module) -> dict[str, Optimiser]:
+        """Adam for each turn; weights decay by choice, codes never."""
+        assert isinstance(model, Trainee)
+        vqgan = model.vqgan
+        if self.adversary.factor and not vqgan.last_layer.requires_grad:
+            raise BadInput(
+                "--freeze: the discriminator is weighed by gradients of vqgan.decoder.last, which "
+                "must be trained; freeze less, or take --adversarial-weight 0"
+            )
+        named = [(f"vqgan.{name}", weight) for name, weight in vqgan.named_parameters()]
+        codes = [each for each in named if each[1] is vqgan.codebook.weight]
+        rest = [each for each in named if each[1] is not vqgan.codebook.weight]
+        theirs = model.discriminator.named_parameters(prefix="discriminator")
+        groups = (*decayed_and_plain(rest, self.weight_decay), Group("codes", codes))
+        judge = Group("discriminator", list(theirs), rate=self.discriminator_rate)
+        return {
+            "autoencoder": Optimiser("adam", groups, _BETAS),
+            "discriminator": Optimiser("adam", (judge,), _BETAS),
+        }
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """The levels of encoder and decoder."""
+        assert isinstance(model, Trainee)
+        return [*model.vqgan.encoder.levels, *model.vqgan.decoder.levels]
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], moment: Moment) -> Loss:
+        """What the autoencoder or the discriminator is to descend."""
+        assert isinstance(model, Trainee)
+        x = model.vqgan.normalise(batch["picture"].float() / 255)
+        x = x.contiguous(memory_format=torch.channels_last)
+        if moment.turn == "autoencoder":
+            return self._of_autoencoder(model, x, moment.step)
+        return self._of_discriminator(model, x, moment)
+
+    def temperature_at(self, step: int) -> float:
+        """A Gumbel quantiser's temperature at a step, counted from 0."""
+        falling = 1 - _risen(step, self.temperature_steps)
+        return self.least_temperature + (self.temperature - self.least_temperature) * falling
+
+    def _of_autoencoder(self, model: Trainee, x: Tensor, step: int) -> Loss:
+        vqgan, options = model.vqgan, self.adversary
+        features = vqgan.features(x)
+        with precise(x.device):
+            temperature = self.temperature_at(step)
+            quantised = vqgan.train_quantise(features.float(), temperature=temperature)
+            weighed = quantised.loss
+            if vqgan.config.quantiser == "gumbel":
+                weighed = weighed * _risen(step, self.divergence_steps)
+        model.tending.note(quantised.ids, features)
+        back = vqgan.decode(quantised.features, vqgan.grid(x))
+        terms = generator_terms(
+            x,
+            back.float(),
+            weighed,
+            options=options,
+            step=step,
+            discriminator=lambda pictures: model.discriminator(pictures).float(),
+            last_layer=vqgan.last_layer,
+            perceptual=self._perceptual(x.device),
+        )
+        figures: dict[str, Tensor | float] = {
+            "reconstruction": terms.reconstruction,
+            "perceptual_distance": terms.perceptual,
+            "quantisation": terms.quantisation,
+        }
+        if vqgan.config.quantiser == "gumbel":
+            figures["temperature"] = temperature
+        if terms.factor:
+            figures["balance"] = terms.balance
+        return Loss(terms.total, figures, _Kept(back.detach(), features.detach()))
+
+    def _of_discriminator(self, model: Trainee, x: Tensor, moment: Moment) -> Loss:
+        kept: _Kept = moment.kept
+        # Here, since between the autoencoder's two passes its codes must not move.
+        model.tending.settle(model.vqgan.codebook.weight, kept.features)
+        figures: dict[str, Tensor | float] = dict(model.tending.figures())
+        options = self.adversary
+        if not options.factor_at(moment.step):
+            # A gradient of zeros, which moves nothing: a step needs one.
+            nothing = sum(weight.sum() for weight in model.discriminator.parameters()) * 0.0
+            assert isinstance(nothing, Tensor)
+            return Loss(nothing, figures)
+        terms = discriminator_terms(
+            x,
+            kept.back,
+            options=options,
+            step=moment.step,
+            discriminator=lambda pictures: model.discriminator(pictures).float(),
+        )
+        figures |= {
+            "discriminator_loss": terms.total.detach(),
+            "real_score": terms.real,
+            "fake_score": terms.fake,
+        }
+        return Loss(terms.total, figures)
+
+    def _perceptual(self, device: torch.device) -> nn.Module | None:
+        # Apart from the model, whose checkpoints it would only make larger.
+        return perceptual_distance(self.perceptual).to(device) if self.perceptual_weight else None
+
+
+def reconstructed(
+    vqgan: VqGan, pictures: UInt8[Tensor, "b 3 y x"]
+) -> tuple[Float[Tensor, "b 3 y x"], Int[Tensor, "b n"]]:
+    """Pictures in [0, 1] after their codes, and these."""
+    found, ids = [], []
+    for part in pictures.split(_AT_ONCE):
+        x = vqgan.normalise(part.to(vqgan.last_layer.device).float() / 255)
+        chosen, codes = vqgan.quantise(vqgan.features(x))
+        ids.append(chosen)
+        found.append(vqgan.denormalise(vqgan.decode(codes, vqgan.grid(x))).clamp(0, 1))
+    return torch.cat(found), torch.cat(ids)
+
+
+def psnr(x: Float[Tensor, "b *c"], other: Float[Tensor, "b *c"]) -> Float[Tensor, " b"]:
+    """Peak signal-to-noise ratio of each picture in [0, 1], in dB; 100 where both are equal."""
+    apart = (x - other).square().flatten(1).mean(1)
+    return -10 * apart.clamp(min=1e-10).log10()
+
+
+def side_by_side(vqgan: VqGan, pictures: UInt8[Tensor, "b 3 y x"]) -> list[Sample]:
+    """Each picture with its reconstruction to the right."""
+    back, _ = reconstructed(vqgan, pictures)
+    x = pictures.to(back.device).float() / 255
+    ratios = psnr(x, back).tolist()
+    pages = (torch.cat([x, back], dim=3) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [
+        Sample(Image.fromarray(page), f"{ratio:.1f} dB")
+        for page, ratio in zip(pages, ratios, strict=True)
+    ]
+
+
+def _require_patches(size: int, layers: int) -> None:
+    patches = size // 2**layers - 2
+    if patches < 1:
+        raise BadInput(
+            f"--discriminator-layers {layers}: of {size} pixels no patch is left; take fewer, or "
+            "larger pictures"
+        )
+
+
+def _risen(step: int, steps: int) -> float:
+    """From 0 to 1 over some steps, by half a cosine."""
+    share = min(1.0, step / steps) if steps else 1.0
+    return (1 - math.cos(math.pi * share)) / 2
+
+
+def card(name: str, begun: str, recipe: Autoencoding, figures: dict[str, float]) -> str:
+    """Markdown of a trained VQGAN."""
+    measured = "\n".join(f"| {name} | {value:.4f} |" for name, value in figures.items())
+    return _CARD.format(
+        name=name, begun=begun, steps=recipe.steps, size=recipe.batch_size, measured=measured
+    )
+
+
+_CARD = """\
+---
+library_name: lascaux
+tags:
+- vqgan
+---
+
+# A VQGAN trained by the recipe `{name}` of Lascaux
+
+From {begun}, {steps} steps of {size} pictures.
+
+| on pictures kept aside | |
+|---|---|
+{measured}
+"""
