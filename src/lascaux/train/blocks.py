@@ -39,7 +39,8 @@ def compiled(blocks: Sequence[nn.Module], device: torch.device) -> None:
     if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++", "cl"))):
         raise Unsupported("--compile on a CPU needs a C++ compiler, such as g++; install one")
     for block in blocks:
-        block.compile()
+        # Blocks of one class differ in their sizes, and symbolic ones are not compiled by all kernels.
+        block.compile(dynamic=False)
 
 
 def freeze(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:

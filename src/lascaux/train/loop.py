@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lascaux.errors import BadInput, TrainingStopped
+from lascaux.errors import BadInput, TrainingStopped, Unsupported
 from lascaux.train import checkpoint
 from lascaux.train.averaging import Average
 from lascaux.train.blocks import compiled, freeze, recompute, training_mode
@@ -71,6 +71,13 @@ def train(
     try:
         run = Run(recipe, folder, running, processes, report)
         return run.go(min(recipe.steps, recipe.steps if stop_after is None else stop_after))
+    except Exception as error:
+        if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+            told = str(error).strip().splitlines()[0]
+            raise Unsupported(
+                f"torch.compile cannot compile this model here: {told}; leave --compile out"
+            ) from error
+        raise
     finally:
         processes.part()
 
