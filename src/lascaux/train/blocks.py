@@ -39,7 +39,7 @@ def compiled(blocks: Sequence[nn.Module], device: torch.device) -> None:
     if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++", "cl"))):
         raise Unsupported("--compile on a CPU needs a C++ compiler, such as g++; install one")
     for block in blocks:
-        # Blocks of one class differ in their sizes, and symbolic ones are not compiled by all kernels.
+        # Blocks of one class differ in their sizes; not all kernels are compiled for symbolic ones.
         block.compile(dynamic=False)
 
 

@@ -3,10 +3,10 @@
     lascaux train ochre-clip --glyphs build/glyphs
 
 Cost: 576,000 pictures (--steps 4500 --cooldown-steps 1900), an hour and a quarter on two cores, one
-of which makes the batches. Result (`lascaux evaluate ochre-clip`, test split): object 99.2 %, object
-and colour 99.0 %, Chinese names 98.7 %, digits 98.2 %, distorted pictures 88.7 %; drawn by fonts
-never seen 33.7 %. The shipped one was stopped and went on three times; of 3,160 to 3,210 its
-learning rate was that of a run of 4,150 steps, 1 % lower.
+of which makes the batches. Result (`lascaux evaluate ochre-clip`, test split): object 99.2 %,
+object and colour 99.0 %, Chinese names 98.7 %, digits 98.2 %, distorted pictures 88.7 %; drawn by
+fonts never seen 33.7 %. The shipped one was stopped and went on three times; from step 3,160 to
+3,210 its learning rate was that of a run of 4,150 steps, 1 % lower.
 
 With two fonts instead of six and 5,000 steps, an engine before this one came to 92.0 % of the
 distorted pictures, 98.7 % of the pairs, and 27.1 % of the fonts never seen.
