@@ -1,6 +1,7 @@
 """What the tests of several processes run under torchrun: `several.py WHAT FOLDER [changes]`."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -48,11 +49,12 @@ def main() -> None:
         dist.init_process_group("gloo")
         contrasted(folder)
         dist.destroy_process_group()
-        return
+        os._exit(0)
     recipe = (Codes if what == "codes" else Deep)(**told.get("recipe", {}))
     running = Running(threads=1, workers=0, **told.get("running", {}))
     finished = train(recipe, folder, running, stop_after=told.get("stop_after"))
     print("finished" if finished else "stopped", flush=True)
+    os._exit(0)  # as the command does, since gloo's threads may abort at the end of Python
 
 
 if __name__ == "__main__":

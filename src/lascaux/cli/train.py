@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lascaux.cli.flags import HelpPages, WrongUse, add_flags, options_from
 from lascaux.cli.progress import say
@@ -108,13 +108,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     with Shown(recipe.steps, as_json=arguments.json) as shown:
         finished = train(recipe, folder, running, report=shown)
-    if os.environ.get("RANK", "0") != "0":
-        return 0 if finished else 130
-    if not finished:
-        say(f"stopped; the same command goes on from {folder}")
-        return 130
-    say(f"finished: {folder / MODEL}")
-    return 0
+    if os.environ.get("RANK", "0") == "0":
+        ending = f"finished: {folder / MODEL}"
+        say(ending if finished else f"stopped; the same command goes on from {folder}")
+    code = 0 if finished else 130
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _leave(code)
+    return code
 
 
 def settings_of(recipe: str) -> type:
@@ -143,6 +143,17 @@ def _several(processes: int) -> int:
         signal.signal(number, stop)
     code = process.wait()
     return 130 if asked else int(code != 0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End one of several processes at once.
+
+    All is written. While Python takes itself apart, threads of gloo that still wait are destroyed,
+    and now and then this aborts a process that has done its work.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _list(*, as_json: bool) -> int:
