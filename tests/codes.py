@@ -1,5 +1,6 @@
 """A VQGAN so small that a test trains it from beginning to end, on pictures that are drawn."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from lascaux.models.vqgan import VqGan, VqGanConfig
 from lascaux.train.autoencoding import Autoencoding, Trainee, psnr, reconstructed
-from lascaux.train.recipe import Share
+from lascaux.train.recipe import Part, Share
 from lascaux.weights.load import save
 
 TINY = VqGanConfig(
@@ -49,6 +50,9 @@ class Codes(Autoencoding):
         """The model and its discriminator."""
         config = replace(TINY, quantiser=self.quantiser or "nearest", kl_weight=1e-3)
         return self.trainee(VqGan(config), 16, fresh=True)
+
+    def feed(self, part: Part) -> Iterator[dict[str, Tensor]]:
+        return part.drawn(self, self.batch)
 
     def batch(self, share: Share) -> dict[str, Tensor]:
         """Blocks of four pixels."""

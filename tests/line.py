@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -9,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lascaux.train.recipe import Loss, Moment, Recipe, Share
+from lascaux.train.recipe import Loss, Moment, Part, Recipe, Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,9 @@ class Line(Recipe):
 
     def build(self) -> nn.Module:
         return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+
+    def feed(self, part: Part) -> Iterator[Tensor]:
+        return part.drawn(self, self.batch)
 
     def batch(self, share: Share) -> Tensor:
         time.sleep(float(os.environ.get("SECONDS_A_STEP", "0")))

@@ -19,6 +19,13 @@ class MeanTokens(nn.Module):
         self.codes, self.factor = codes, factor
         self.scale = nn.Parameter(torch.tensor([0.5]))
 
+    def decode_ids(self, ids: Tensor, grid: tuple[int, int] | None) -> Tensor:
+        """Grey squares; for a tokeniser without a grid they cannot be laid out."""
+        assert grid is not None
+        grey = (ids / (self.codes - 1) - 0.5) / self.scale
+        places = grey.reshape(-1, 1, *grid).repeat_interleave(self.factor or 8, 2)
+        return places.repeat_interleave(self.factor or 8, 3).expand(-1, 3, -1, -1)
+
     def encode(self, x: Tensor) -> Tensor:
         """Ids, row by row."""
         assert not self.training

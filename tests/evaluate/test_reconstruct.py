@@ -5,8 +5,8 @@ from PIL import Image
 
 from lascaux.data.sources import open_source
 from lascaux.errors import BadInput, Unsupported
-from lascaux.evaluate.fidelity import psnr, ssim
 from lascaux.evaluate.reconstruct import by_thumbnail, evaluate, fidelity, thumbnail_size
+from lascaux.images.fidelity import psnr, ssim
 from lascaux.models.lpips import Lpips, LpipsConfig
 from lascaux.nn.quantise import perplexity
 from lascaux.tasks.spell import Speller

@@ -262,13 +262,16 @@ def test_pictures_go_to_the_model_s_range_and_back():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda m: m.encode(torch.zeros(1, 3, 18, 16)), r"16 x 18 .* multiples of 4.* 16 x 16"),
+        (lambda m: m.encode(torch.zeros(1, 3, 18, 16)), r"18 x 16 .* multiples of 4.* 16 x 16"),
         (lambda m: m.encode(torch.zeros(1, 3, 0, 16)), r"multiples of 4"),
         (lambda m: m.encode(torch.zeros(1, 1, 16, 16)), r"1 channels; this model takes 3"),
-        (lambda m: m.lookup(torch.tensor([[0, 24]])), r"from 0 to 24; this model has 24"),
+        (
+            lambda m: m.lookup(torch.tensor([[0, 24]])),
+            r"from 0 to 24; this model has codes 0 to 23",
+        ),
         (lambda m: m.lookup(torch.tensor([[-1, 3]])), r"from -1 to 3"),
-        (lambda m: m.decode_ids(torch.zeros(1, 5, dtype=torch.int64), (2, 3)), r"5 codes.* 6"),
-        (lambda m: m.decode(torch.zeros(1, 4, 6), (-2, -2)), r"4 codes"),
+        (lambda m: m.decode_ids(torch.zeros(1, 5, dtype=torch.int64), (2, 3)), r"5 tokens.* 6"),
+        (lambda m: m.decode(torch.zeros(1, 4, 6), (-2, -2)), r"4 tokens"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_what_to_do(call, match):

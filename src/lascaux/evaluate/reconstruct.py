@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from lascaux.data.records import Part, Source
 from lascaux.data.sources import open_source
 from lascaux.errors import BadInput, Unsupported
-from lascaux.evaluate.fidelity import WINDOW, psnr, ssim
 from lascaux.evaluate.report import Figure, Report
+from lascaux.images.fidelity import WINDOW, psnr, ssim
 from lascaux.models.lpips import Lpips
 from lascaux.nn.linear import chosen_way
 from lascaux.tasks.features import Reading, evaluating

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from lascaux.errors import BadInput
 from lascaux.nn.configs import config_from_json, config_to_json
+from lascaux.nn.grid import as_map, as_tokens, grid_of, require_ids
 from lascaux.nn.linear import Linear
 from lascaux.nn.quantise import (
     Term,
@@ -418,18 +419,7 @@ class VqGan(nn.Module):
         Raises:
             BadInput: the picture's sides are no multiples of the factor, or it has other channels.
         """
-        channels, height, width = x.shape[1:]
-        if channels != self.config.in_channels:
-            raise BadInput(
-                f"pictures of {channels} channels; this model takes {self.config.in_channels}"
-            )
-        if height % self.factor or width % self.factor or not height or not width:
-            raise BadInput(
-                f"a picture of {width} x {height} pixels; sides must be multiples of "
-                f"{self.factor}: resize or crop it to {_nearest(width, self.factor)} x "
-                f"{_nearest(height, self.factor)}"
-            )
-        return height // self.factor, width // self.factor
+        return grid_of(x, self.factor, self.config.in_channels)
 
     def features(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b n d"]:
         """What is quantised, position by position in rows, for pictures in the model's range.
@@ -438,8 +428,7 @@ class VqGan(nn.Module):
             BadInput: as `grid`.
         """
         self.grid(x)
-        encoded = self.to_code(self.encoder(x.to(self.to_code.weight.dtype)))
-        return rearrange(encoded, "b d y x -> b (y x) d")
+        return as_tokens(self.to_code(self.encoder(x.to(self.to_code.weight.dtype))))
 
     def quantise(
         self, features: Float[Tensor, "b n d"]
@@ -468,15 +457,7 @@ class VqGan(nn.Module):
         Raises:
             BadInput: there is no such id.
         """
-        if ids.is_floating_point() or ids.dtype == torch.bool:
-            raise BadInput(f"ids of dtype {ids.dtype}; whole numbers are expected")
-        if ids.numel():
-            low, high = int(ids.min()), int(ids.max())
-            if low < 0 or high >= self.codes:
-                raise BadInput(
-                    f"ids from {low} to {high}; this model has {self.codes}, from 0 to "
-                    f"{self.codes - 1}"
-                )
+        require_ids(ids, self.codes)
         ids = ids.long()
         if self.config.used_codes is not None:
             # As published: the extra id is decoded as the first of the used codes.
@@ -491,12 +472,7 @@ class VqGan(nn.Module):
         Raises:
             BadInput: the grid has not as many places as there are vectors.
         """
-        rows, columns = grid
-        if rows * columns != features.shape[1] or rows < 1:
-            raise BadInput(
-                f"{features.shape[1]} codes; a grid of {rows} x {columns} has {rows * columns}"
-            )
-        latent = rearrange(features, "b (y x) d -> b d y x", y=rows)
+        latent = as_map(features, grid)
         return self.decoder(self.from_code(latent.to(self.from_code.weight.dtype)))
 
     def decode_ids(
@@ -628,7 +604,3 @@ class VqGan(nn.Module):
             return torch.randint(config.used_codes, (config.codes,), generator=chance).to(device)
         value = config.used_codes if config.unknown == "extra" else config.unknown
         return torch.full((config.codes,), cast(int, value), device=device)
-
-
-def _nearest(length: int, factor: int) -> int:
-    return max(1, round(length / factor)) * factor

@@ -20,9 +20,10 @@ def grid_of(x: Float[Tensor, "b c y x"], factor: int, channels: int) -> Grid:
     if given != channels:
         raise BadInput(f"pictures of {given} channels; this model takes {channels}")
     if not height or not width or height % factor or width % factor:
+        near = " x ".join(str(max(1, round(side / factor)) * factor) for side in (height, width))
         raise BadInput(
             f"pictures of {height} x {width} pixels; both sides must be multiples of {factor}: "
-            "resize, crop or pad them first"
+            f"resize, crop or pad them to {near} first"
         )
     return height // factor, width // factor
 

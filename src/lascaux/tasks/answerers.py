@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Shaped, UInt8
@@ -11,9 +10,10 @@ from torch import Tensor, nn
 
 from lascaux.data.prepared import FeatureKind
 from lascaux.errors import Unsupported
-from lascaux.images.preprocess import Preprocessing, normalise
+from lascaux.images.preprocess import Preprocessing
 from lascaux.models.clip import Clip
-from lascaux.tasks.features import Reading, encode_pixels, evaluating
+from lascaux.tasks.features import Reading, encode_pixels
+from lascaux.tasks.tokenisers import image_tokeniser
 from lascaux.weights.fingerprint import weights_hash
 
 
@@ -65,36 +65,24 @@ def clip_embeddings(model: Clip, name: str = "", reading: Reading = "photo") -> 
 def token_ids(tokeniser: nn.Module, name: str = "", reading: Reading = "photo") -> Answerer:
     """An image tokeniser that answers with the ids of its codes.
 
-    It has `encode(x: b c y x) -> ids: b n` of normalised pictures, `codes`, its `preprocessing` in
-    its config, and `factor` (pixels of a token's side) if its tokens lie on a grid.
-
     Raises:
-        Unsupported: it is no image tokeniser.
+        Unsupported: it is no image tokeniser (`lascaux.tasks.tokenisers`).
     """
-    model: Any = tokeniser
-    how = getattr(getattr(model, "config", None), "preprocessing", None)
-    if not (hasattr(model, "encode") and hasattr(model, "codes") and how is not None):
-        raise Unsupported(
-            f"a {type(model).__name__} is no image tokeniser; expected `encode`, `codes` and "
-            "`config.preprocessing`"
-        )
-    how = replace(how, reading=reading)
+    found = image_tokeniser(tokeniser)
+    how = replace(found.preprocessing, reading=reading)
     weight = next(tokeniser.parameters(), torch.zeros(0))
-    side = how.size // model.factor if getattr(model, "factor", None) else None
 
     def answers(pixels: Tensor) -> Tensor:
-        with evaluating(tokeniser):
-            x = normalise(pixels.to(weight.device).float() / 255, how.mean, how.std)
-            return model.encode(x.to(weight.dtype)).cpu()
+        return found.encode(pixels.float() / 255)
 
     return Answerer(
         name=name,
-        weights=weights_hash(tokeniser),
+        weights=found.weights,
         kind="tokens",
         preprocessing=how,
         answers=answers,
-        codes=int(model.codes),
-        grid=None if side is None else (side, side),
+        codes=found.codes,
+        grid=found.grid(how.size, how.size),
         dtype=weight.dtype,
         device=weight.device.type,
     )

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput
+from lascaux.images import fidelity
 from lascaux.models.patch_discriminator import PatchDiscriminator, PatchDiscriminatorConfig
 from lascaux.models.vqgan import VqGan
 from lascaux.train.adversarial import AdversarialOptions, discriminator_terms, generator_terms
@@ -264,10 +265,9 @@ def reconstructed(
     return torch.cat(found), torch.cat(ids)
 
 
-def psnr(x: Float[Tensor, "b *c"], other: Float[Tensor, "b *c"]) -> Float[Tensor, " b"]:
-    """Peak signal-to-noise ratio of each picture in [0, 1], in dB; 100 where both are equal."""
-    apart = (x - other).square().flatten(1).mean(1)
-    return -10 * apart.clamp(min=1e-10).log10()
+def psnr(x: Float[Tensor, "b c y x"], other: Float[Tensor, "b c y x"]) -> Float[Tensor, " b"]:
+    """Peak signal-to-noise ratio in dB, at most 100: means of it bear no infinity."""
+    return fidelity.psnr(x, other).clamp(max=100.0)
 
 
 def side_by_side(vqgan: VqGan, pictures: UInt8[Tensor, "b 3 y x"]) -> list[Sample]:

@@ -193,7 +193,9 @@ class _Trial:
                 precision = recipe.precision
                 enabled = precision != "float32"
                 with torch.autocast(self.device.type, DTYPES[precision], enabled=enabled):
-                    loss = recipe.loss(self.model, batch, Moment(0, turn, left))
+                    # As at the end, when all that joins a training later takes part.
+                    moment = Moment(recipe.steps - 1, turn, left)
+                    loss = recipe.loss(self.model, batch, moment)
             loss.value.backward()
             # With a rate of 0: the same work, and weights that stay.
             self._optimisers[turn].step()

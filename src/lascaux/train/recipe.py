@@ -5,6 +5,7 @@ is a flag of `lascaux train`; what all runs have is declared here once, and a re
 what it wants otherwise. The engine (`train/loop.py`) knows no model: it calls the methods below.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
@@ -85,6 +86,10 @@ class Part:
                 yield Share(step, number, size)
             step += 1
 
+    def drawn(self, recipe: "Recipe", batch: Callable[[Share], Any]) -> Iterator[Any]:
+        """What `batch` draws for each share, made ahead; by the seed and the share alone."""
+        return made_ahead(batch, self.shares(recipe), self.workers, ahead=4)
+
 
 class Sample(NamedTuple):
     """One picture of a sheet of samples."""
@@ -95,7 +100,7 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(ABC):
     """Settings that all runs have; a recipe restates those it wants otherwise.
 
     Attributes:
@@ -163,30 +168,25 @@ class Recipe:
 
     # What a recipe must have.
 
+    @abstractmethod
     def build(self) -> nn.Module:
         """The module to train, drawn from torch's generator, which stands at the seed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, model: nn.Module, batch: Any, moment: Moment) -> Loss:
         """The loss of a micro-batch, under autocast where `precision` says so."""
-        raise NotImplementedError
 
+    @abstractmethod
     def export(self, model: nn.Module, folder: Path, figures: dict[str, float]) -> None:
         """Write the finished model as a folder that `lascaux.load` reads."""
-        raise NotImplementedError
 
-    # One of these two: what is learnt from.
-
-    def batch(self, share: Share) -> Any:
-        """A micro-batch that is drawn; it depends on the seed and the share alone."""
-        raise NotImplementedError
-
+    @abstractmethod
     def feed(self, part: Part) -> Iterable[Any]:
         """Micro-batches of a process, in order, at least to the end of the run.
 
-        Where it has `state_dict()`, that is where the data stand, and goes into checkpoints.
+        A `Loader` of records, or `part.drawn(self, self.batch)` of what is drawn. Where it has
+        `state_dict()`, that is where the data stand, and goes into checkpoints.
         """
-        return made_ahead(self.batch, part.shares(self), part.workers, ahead=4)
 
     # What a recipe may have.
 

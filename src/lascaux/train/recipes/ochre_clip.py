@@ -20,6 +20,7 @@ learn to find their anchor; the anchors are left behind when the model is done.
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -47,6 +48,7 @@ from lascaux.train.contrastive import likeness, matched_pairs, one_of_bank
 from lascaux.train.recipe import (
     Loss,
     Moment,
+    Part,
     Precision,
     Recipe,
     Share,
@@ -137,6 +139,10 @@ class OchreClip(Recipe):
         model = Trainee(clip)
         clip.image.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         return model
+
+    def feed(self, part: Part) -> Iterator[Batch]:
+        """Micro-batches that are drawn."""
+        return part.drawn(self, self.batch)
 
     def batch(self, share: Share) -> Batch:
         """Scenes of the train split, distorted pictures and scans that are not held out."""

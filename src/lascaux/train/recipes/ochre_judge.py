@@ -12,6 +12,7 @@ times; one quarter are pictures that show no object properly (blank, blurred, sc
 halves of two), for which the right answer is that no object is there.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -31,6 +32,7 @@ from lascaux.models.judge import Judge, JudgeConfig, Verdict
 from lascaux.train.recipe import (
     Loss,
     Moment,
+    Part,
     Precision,
     Recipe,
     Share,
@@ -80,6 +82,10 @@ class OchreJudge(Recipe):
         # first thousand steps.
         nn.init.constant_(judge.cells[-1].bias, -9.0)  # pyright: ignore[reportArgumentType]
         return judge
+
+    def feed(self, part: Part) -> Iterator[Batch]:
+        """Micro-batches that are drawn."""
+        return part.drawn(self, self.batch)
 
     def batch(self, share: Share) -> Batch:
         """Scenes of the train split and spoiled ones."""

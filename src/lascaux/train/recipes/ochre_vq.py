@@ -13,6 +13,7 @@ nothing.
 As in the recipe `vqgan`, several processes train together, and --shard is not possible.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -34,7 +35,7 @@ from lascaux.train.autoencoding import (
     reconstructed,
     side_by_side,
 )
-from lascaux.train.recipe import Precision, Sample, Share, restated
+from lascaux.train.recipe import Part, Precision, Sample, Share, restated
 
 _SIZE = 64
 _VALIDATED = 256  # scenes
@@ -82,6 +83,10 @@ class OchreVq(Autoencoding):
         if self.quantiser == "gumbel":
             config = replace(OCHRE, quantiser="gumbel", kl_weight=self.divergence_weight)
         return self.trainee(VqGan(config), _SIZE, fresh=True)
+
+    def feed(self, part: Part) -> Iterator[dict[str, Tensor]]:
+        """Micro-batches that are drawn."""
+        return part.drawn(self, self.batch)
 
     def batch(self, share: Share) -> dict[str, Tensor]:
         """Scenes of the train split."""

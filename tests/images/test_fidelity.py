@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lascaux.errors import BadInput
-from lascaux.evaluate.fidelity import psnr, ssim
+from lascaux.images.fidelity import psnr, ssim
 
 
 def pair(seed=0, shape=(3, 14, 17), apart=0.2):
