@@ -243,6 +243,17 @@ def test_a_saved_folder_gives_the_same_model_and_hash(tmp_path: Path):
     assert_same(load(tmp_path / "mine" / "model.safetensors"), model)
 
 
+def test_numbers_that_leave_shapes_alone_change_the_hash():
+    model = VqGan(TINY)
+    state, hashes = model.state_dict(), {weights_hash(model)}
+    changes = [{"groups": 16}, {"mean": 0.0}, {"std": 1.0}, {"norm_epsilon": 1e-5}]
+    for change in changes:
+        other = VqGan(replace(TINY, **change))
+        other.load_state_dict(state)
+        hashes.add(weights_hash(other))
+    assert len(hashes) == 1 + len(changes)
+
+
 def test_clip_gen_s_numbers_find_their_levels(tmp_path: Path):
     config = replace(TINY, multiples=(1, 1, 2), image_size=16, norm_epsilon=1e-5, beta=0.2)
     model, path = made(config), tmp_path / "vqgan.pt"

@@ -114,7 +114,7 @@ KINDS: dict[str, Kind] = {
         recognises=vqgan.recognises,
         refuses=vqgan.refuse_larger,
         adopt=vqgan.adopt,
-        hashed=lambda config: str(config.norm_epsilon),
+        hashed=vqgan.decisive,
     ),
     "patch-discriminator": Kind(
         model=discriminator_model.PatchDiscriminator,

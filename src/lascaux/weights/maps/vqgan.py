@@ -362,3 +362,9 @@ def _config_of_shapes(state: Mapping[str, Tensor]) -> VqGanConfig:
 
 def _count(state: Mapping[str, Tensor], prefix: str) -> int:
     return len({key[len(prefix) :].split(".", 1)[0] for key in state if key.startswith(prefix)})
+
+
+def decisive(config: VqGanConfig) -> str:
+    """What changes answers and leaves the shapes of weights as they are."""
+    fields = ("norm_epsilon", "groups", "mean", "std", "unknown", "resampling_convolutions")
+    return " ".join(str(getattr(config, name)) for name in fields)
