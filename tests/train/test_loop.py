@@ -211,6 +211,7 @@ def test_recomputed_blocks_give_the_same_bits(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, of its parts
 def test_compiled_blocks_learn_nearly_the_same(tmp_path: Path):
     class Blocks(Line):
         def build(self) -> nn.Module:
