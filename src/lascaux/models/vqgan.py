@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from lascaux.errors import BadInput
 from lascaux.nn.configs import config_from_json, config_to_json
 from lascaux.nn.grid import as_map, as_tokens, grid_of, require_ids
+from lascaux.nn.group_norm import GroupNorm
 from lascaux.nn.linear import Linear
 from lascaux.nn.quantise import (
     Term,
@@ -206,8 +207,8 @@ def _convolution(width: int, out_width: int, size: int = 3, stride: int = 1) -> 
     return nn.Conv2d(width, out_width, size, stride, padding=size // 2 if stride == 1 else 0)
 
 
-def _norm(width: int, config: VqGanConfig) -> nn.GroupNorm:
-    return nn.GroupNorm(config.groups, width, eps=config.norm_epsilon)
+def _norm(width: int, config: VqGanConfig) -> GroupNorm:
+    return GroupNorm(config.groups, width, eps=config.norm_epsilon)
 
 
 class ResidualBlock(nn.Module):
