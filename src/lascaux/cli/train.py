@@ -20,6 +20,7 @@ RECIPES = {
     "ochre-clip": "OchreClip",
     "ochre-judge": "OchreJudge",
     "ochre-vq": "OchreVq",
+    "ochre-styled": "OchreStyled",
 }
 
 _ENDING = """\

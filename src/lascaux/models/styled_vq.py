@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from lascaux.errors import BadInput
 from lascaux.nn.configs import config_from_json, config_to_json
+from lascaux.nn.group_norm import GroupNorm
 from lascaux.nn.linear import Linear
 from lascaux.nn.quantise import nearest, straight_through
 from lascaux.nn.transformer import Block, LayerNorm, SelfAttention
@@ -318,12 +319,12 @@ class Pixels(nn.Module):
         super().__init__()
         width, groups, size = config.pixel_width, config.pixel_groups, config.pixel_kernel
         self.first = nn.Conv2d(3, width, size, padding=size // 2)
-        self.first_norm = nn.GroupNorm(groups, width, eps=_ADAPTIVE_EPSILON)
-        self.norm1 = nn.GroupNorm(groups, width, eps=_ADAPTIVE_EPSILON)
+        self.first_norm = GroupNorm(groups, width, eps=_ADAPTIVE_EPSILON)
+        self.norm1 = GroupNorm(groups, width, eps=_ADAPTIVE_EPSILON)
         self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(groups, width, eps=_ADAPTIVE_EPSILON)
+        self.norm2 = GroupNorm(groups, width, eps=_ADAPTIVE_EPSILON)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.last_norm = nn.GroupNorm(groups, width, eps=_ADAPTIVE_EPSILON)
+        self.last_norm = GroupNorm(groups, width, eps=_ADAPTIVE_EPSILON)
         self.last = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c y x"]:

@@ -103,6 +103,24 @@ def straight_through(hard: Float[Tensor, "*b"], soft: Float[Tensor, "*b"]) -> Fl
     return hard.detach() + (soft - soft.detach())
 
 
+def rotated_through(
+    hard: Float[Tensor, "*b d"], soft: Float[Tensor, "*b d"]
+) -> Float[Tensor, "*b d"]:
+    """The value of `hard`; gradients reach `soft` turned and scaled as it was turned and scaled.
+
+    Fifty et al.: "Restructuring Vector Quantization with the Rotation Trick", 2024,
+    arXiv:2410.06424, section 4: of vectors in the same region, gradients differ by where they lie.
+    """
+    with torch.no_grad():
+        lengths = [each.norm(dim=-1, keepdim=True).clamp(min=1e-8) for each in (soft, hard)]
+        q, e = soft / lengths[0], hard / lengths[1]
+        middle = F.normalize(q + e, dim=-1)
+        scale = lengths[1] / lengths[0]
+    along = (soft * middle).sum(dim=-1, keepdim=True) * middle
+    ahead = (soft * q).sum(dim=-1, keepdim=True) * e
+    return scale * (soft - 2 * along + 2 * ahead)
+
+
 def quantisation_loss(
     x: Float[Tensor, "*b d"],
     codes: Float[Tensor, "*b d"],

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput
+from lascaux.nn.attention import attention
 from lascaux.nn.linear import Linear
 
 
@@ -46,7 +47,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """What the positions tell each other."""
         q, k, v = rearrange(self.qkv(x), "b n (three h k) -> three b h n k", three=3, h=self.heads)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = attention(q, k, v)
         return self.out(rearrange(mixed, "b h n k -> b n (h k)"))
 
 

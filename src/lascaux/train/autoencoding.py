@@ -12,18 +12,16 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from PIL import Image
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput
-from lascaux.images import fidelity
 from lascaux.models.patch_discriminator import PatchDiscriminator, PatchDiscriminatorConfig
 from lascaux.models.vqgan import VqGan
 from lascaux.train.adversarial import AdversarialOptions, discriminator_terms, generator_terms
 from lascaux.train.codebook import Tending
 from lascaux.train.optimisers import Group, Optimiser, decayed_and_plain
 from lascaux.train.perceptual import perceptual_distance
-from lascaux.train.recipe import Loss, Moment, Recipe, Sample, precise, restated, setting
+from lascaux.train.recipe import Loss, Moment, Recipe, precise, restated, setting
 
 _BETAS = (0.5, 0.9)  # of both optimisers, as published
 _AT_ONCE = 32  # pictures reconstructed together in a validation
@@ -263,23 +261,6 @@ def reconstructed(
         ids.append(chosen)
         found.append(vqgan.denormalise(vqgan.decode(codes, vqgan.grid(x))).clamp(0, 1))
     return torch.cat(found), torch.cat(ids)
-
-
-def psnr(x: Float[Tensor, "b c y x"], other: Float[Tensor, "b c y x"]) -> Float[Tensor, " b"]:
-    """Peak signal-to-noise ratio in dB, at most 100: means of it bear no infinity."""
-    return fidelity.psnr(x, other).clamp(max=100.0)
-
-
-def side_by_side(vqgan: VqGan, pictures: UInt8[Tensor, "b 3 y x"]) -> list[Sample]:
-    """Each picture with its reconstruction to the right."""
-    back, _ = reconstructed(vqgan, pictures)
-    x = pictures.to(back.device).float() / 255
-    ratios = psnr(x, back).tolist()
-    pages = (torch.cat([x, back], dim=3) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [
-        Sample(Image.fromarray(page), f"{ratio:.1f} dB")
-        for page, ratio in zip(pages, ratios, strict=True)
-    ]
 
 
 def _require_patches(size: int, layers: int) -> None:

@@ -15,37 +15,25 @@ As in the recipe `vqgan`, several processes train together, and --shard is not p
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lascaux.data.world.backgrounds import BACKGROUNDS
-from lascaux.data.world.sampling import sample
-from lascaux.data.world.scene import draw, draw_map
 from lascaux.models.vqgan import VqGan, VqGanConfig
-from lascaux.train.autoencoding import (
-    Autoencoding,
-    Trainee,
-    card,
-    psnr,
-    reconstructed,
-    side_by_side,
-)
+from lascaux.train import scenes
+from lascaux.train.autoencoding import Autoencoding, Trainee, card, reconstructed
 from lascaux.train.recipe import Part, Precision, Sample, Share, restated
+from lascaux.train.reconstructions import side_by_side
 
-_SIZE = 64
-_VALIDATED = 256  # scenes
 _SHOWN = 12  # pictures of a sheet of samples
 
 # 2.9 million parameters. At full size, where most of the time goes, it is narrow.
 OCHRE = VqGanConfig(
     codes=1024,
     code_width=64,
-    image_size=_SIZE,
+    image_size=scenes.SIZE,
     width=16,
     multiples=(1, 2, 4, 8),
     blocks=1,
@@ -82,7 +70,7 @@ class OchreVq(Autoencoding):
         config = OCHRE
         if self.quantiser == "gumbel":
             config = replace(OCHRE, quantiser="gumbel", kl_weight=self.divergence_weight)
-        return self.trainee(VqGan(config), _SIZE, fresh=True)
+        return self.trainee(VqGan(config), scenes.SIZE, fresh=True)
 
     def feed(self, part: Part) -> Iterator[dict[str, Tensor]]:
         """Micro-batches that are drawn."""
@@ -90,32 +78,22 @@ class OchreVq(Autoencoding):
 
     def batch(self, share: Share) -> dict[str, Tensor]:
         """Scenes of the train split."""
-        rng = np.random.Generator(np.random.PCG64([self.seed, share.number]))
-        scenes = (sample(rng, "train", digits=True) for _ in range(share.size))
-        return {"picture": _stacked([np.asarray(draw(scene, _SIZE)) for scene in scenes])}
+        return {"picture": scenes.pictures(self.seed, share)}
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
         """PSNR of scenes and of the box of their object, and share of codes used."""
         assert isinstance(model, Trainee)
-        scenes = _validation()
-        back, ids = reconstructed(model.vqgan, scenes.pictures)
-        x = scenes.pictures.to(back.device).float() / 255
-        boxes = [
-            psnr(mine[None, :, top:bottom, left:right], theirs[None, :, top:bottom, left:right])
-            for mine, theirs, (top, bottom, left, right) in zip(x, back, scenes.boxes, strict=True)
-        ]
-        return {
-            "validation_psnr": psnr(x, back).mean().item(),
-            "validation_psnr_of_object": torch.cat(boxes).mean().item(),
-            "validation_codes_used": len(ids.unique()) / model.vqgan.codes,
-        }
+        back, ids = reconstructed(model.vqgan, scenes.validation().pictures)
+        used = len(ids.unique()) / model.vqgan.codes
+        return {**scenes.figures(back), "validation_codes_used": used}
 
     @torch.no_grad()
     def samples(self, model: nn.Module) -> list[Sample]:
         """Validation scenes, each beside its reconstruction."""
         assert isinstance(model, Trainee)
-        return side_by_side(model.vqgan, _validation().pictures[:_SHOWN])
+        pictures = scenes.validation().pictures[:_SHOWN]
+        return side_by_side(pictures, reconstructed(model.vqgan, pictures)[0])
 
     def export(self, model: nn.Module, folder: Path, figures: dict[str, float]) -> None:
         """Write the VQGAN, in half precision, as a folder that `lascaux.load` reads."""
@@ -124,26 +102,3 @@ class OchreVq(Autoencoding):
         assert isinstance(model, Trainee)
         about = card(self.name, "nothing", self, figures)
         save(model.vqgan, folder, dtype=torch.float16, card=about)
-
-
-class _Scenes(NamedTuple):
-    """Pictures, and where their objects are: top, bottom, left and right, in pixels."""
-
-    pictures: Tensor  # uint8 b 3 y x
-    boxes: list[tuple[int, int, int, int]]
-
-
-@cache
-def _validation() -> _Scenes:
-    rng = np.random.Generator(np.random.PCG64([79]))
-    pictures, boxes = [], []
-    for _ in range(_VALIDATED):
-        scene = sample(rng, "validation", "single", digits=True)
-        pictures.append(np.asarray(draw(scene, _SIZE)))
-        rows, columns = np.nonzero(draw_map(scene, _SIZE) >= len(BACKGROUNDS))
-        boxes.append((rows.min(), rows.max() + 1, columns.min(), columns.max() + 1))
-    return _Scenes(_stacked(pictures), boxes)
-
-
-def _stacked(pictures: list[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)

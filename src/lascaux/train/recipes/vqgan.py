@@ -42,11 +42,10 @@ from lascaux.train.autoencoding import (
     Autoencoding,
     Trainee,
     card,
-    psnr,
     reconstructed,
-    side_by_side,
 )
 from lascaux.train.recipe import Part, Sample, restated, setting
+from lascaux.train.reconstructions import psnr, side_by_side
 from lascaux.weights.load import load, save
 
 log = logging.getLogger(__name__)
@@ -161,7 +160,9 @@ class VqGanTraining(Autoencoding):
         """Pictures kept aside, each beside its reconstruction."""
         assert isinstance(model, Trainee)
         pictures = _kept(self)[:_SHOWN]
-        return side_by_side(model.vqgan, pictures) if len(pictures) else []
+        if not len(pictures):
+            return []
+        return side_by_side(pictures, reconstructed(model.vqgan, pictures)[0])
 
     def export(self, model: nn.Module, folder: Path, figures: dict[str, float]) -> None:
         """Write the VQGAN as a folder that `lascaux.load` reads."""
