@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lascaux.models.vqgan import VqGan, VqGanConfig
-from lascaux.train.autoencoding import Autoencoding, Trainee, psnr, reconstructed
+from lascaux.train.autoencoding import Autoencoding, Trainee, reconstructed
 from lascaux.train.recipe import Part, Share
+from lascaux.train.reconstructions import psnr
 from lascaux.weights.load import save
 
 TINY = VqGanConfig(

@@ -10,6 +10,7 @@ from lascaux.nn.quantise import (
     nearest,
     perplexity,
     quantisation_loss,
+    rotated_through,
     straight_through,
 )
 
@@ -129,3 +130,17 @@ def test_the_divergence_is_zero_for_equal_chances_and_the_logarithm_for_certaint
     assert divergence_from_uniform(torch.zeros(3, 8), 8).item() == pytest.approx(0, abs=1e-5)
     certain = torch.full((3, 8), -1e4).index_fill(1, torch.tensor([2]), 0.0)
     assert divergence_from_uniform(certain, 8).item() == pytest.approx(2.0794415)
+
+
+def test_gradients_turn_with_the_vectors_that_are_rotated():
+    soft = torch.randn(5, 7, 6, dtype=torch.float64, requires_grad=True)
+    hard = torch.randn(5, 7, 6, dtype=torch.float64)
+    y = rotated_through(hard, soft)
+    torch.testing.assert_close(y, hard)
+    towards = torch.randn_like(hard)
+    (found,) = torch.autograd.grad(y, soft, towards)
+    # The map is a rotation and a stretch: lengths change by the stretch, angles are kept.
+    stretch = hard.norm(dim=-1) / soft.norm(dim=-1)
+    torch.testing.assert_close(found.norm(dim=-1), towards.norm(dim=-1) * stretch)
+    angle = torch.cosine_similarity(towards, hard, dim=-1)
+    torch.testing.assert_close(torch.cosine_similarity(found, soft, dim=-1), angle)

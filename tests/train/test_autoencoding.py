@@ -11,12 +11,13 @@ import lascaux
 from codes import Codes
 from lascaux.errors import BadInput
 from lascaux.models.vqgan import VqGan
-from lascaux.train.autoencoding import Trainee, psnr
+from lascaux.train.autoencoding import Trainee
 from lascaux.train.checkpoint import latest
 from lascaux.train.loop import train
 from lascaux.train.options import Running
 from lascaux.train.perceptual import StageDistance, perceptual_distance
 from lascaux.train.recipe import Moment, Share
+from lascaux.train.reconstructions import psnr
 
 QUICK = Running(threads=1, workers=0, log_every=1)
 

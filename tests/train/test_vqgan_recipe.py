@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 import lascaux
@@ -16,6 +15,7 @@ from lascaux.data.sources import open_source
 from lascaux.errors import BadInput
 from lascaux.models.clip import Clip
 from lascaux.models.vqgan import VARIANTS, VqGan
+from lascaux.train import pictures, scenes
 from lascaux.train.aside import kept_aside, trained_on, validated_on
 from lascaux.train.checkpoint import latest
 from lascaux.train.loop import train
@@ -36,22 +36,8 @@ def nothing_remembered(monkeypatch):
     monkeypatch.setitem(recipes.ARCHITECTURES, "tiny", TINY)
     yield
     torch.set_num_threads(threads)
-    for kept in (recipes._source, recipes._kept, recipes._pretrained):
+    for kept in (pictures._source, pictures._kept, recipes._pretrained):
         kept.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """24 pictures of coloured blocks, without captions, of several shapes."""
-    folder = tmp_path_factory.mktemp("data") / "blocks"
-    folder.mkdir()
-    rng = np.random.Generator(np.random.PCG64([5]))
-    for number in range(24):
-        blocks = Image.fromarray(rng.integers(0, 256, (3, 3, 3), dtype=np.uint8))
-        blocks.resize((20 + number, 20), Image.Resampling.NEAREST).save(
-            folder / f"{number:02d}.png"
-        )
-    return folder
 
 
 def recipe(data: Path, **changes) -> VqGanTraining:
@@ -115,7 +101,7 @@ def test_a_sheet_shows_originals_beside_their_reconstructions(data: Path):
     assert all(sample.picture.size == (32, 16) for sample in shown)
     assert shown[0].title.endswith(" dB")
     left = np.asarray(shown[0].picture)[:, :16]
-    assert (left == recipes._kept(wanted)[0].permute(1, 2, 0).numpy()).all()
+    assert (left == wanted.kept[0].permute(1, 2, 0).numpy()).all()
 
 
 def test_a_run_begins_with_the_weights_of_a_model(data: Path, tmp_path: Path):
@@ -213,8 +199,8 @@ def test_broken_pictures_are_left_out(data: Path, tmp_path: Path, caplog):
 
 def test_ochre_vq_draws_a_batch_by_its_step_alone_from_the_train_split(monkeypatch):
     seen = []
-    real = ochre_vq.sample
-    monkeypatch.setattr(ochre_vq, "sample", lambda *a, **k: seen.append(a[1]) or real(*a, **k))
+    real = scenes.sample
+    monkeypatch.setattr(scenes, "sample", lambda *a, **k: seen.append(a[1]) or real(*a, **k))
     wanted = OchreVq()
     first, again, other = (wanted.batch(Share(n, n, 5))["picture"] for n in (3, 3, 4))
     assert torch.equal(first, again)
@@ -223,9 +209,7 @@ def test_ochre_vq_draws_a_batch_by_its_step_alone_from_the_train_split(monkeypat
     assert set(seen) == {"train"}
 
 
-def test_ochre_vq_measures_the_box_of_the_object(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(ochre_vq, "_VALIDATED", 6)
-    ochre_vq._validation.cache_clear()
+def test_ochre_vq_measures_the_box_of_the_object(tmp_path: Path, few_scenes, monkeypatch):
     wanted = OchreVq(averaging=0.0)
     model = wanted.build().eval()
     monkeypatch.setattr(ochre_vq, "reconstructed", _spoilt)
@@ -235,7 +219,6 @@ def test_ochre_vq_measures_the_box_of_the_object(tmp_path: Path, monkeypatch):
     assert found["validation_psnr"] < 30
     assert found["validation_codes_used"] == 1 / 1024
     wanted.export(model, tmp_path / "model", found)
-    ochre_vq._validation.cache_clear()
     size = (tmp_path / "model" / "model.safetensors").stat().st_size
     assert size < 8e6
     spelt = lascaux.load(tmp_path / "model").encode(torch.zeros(1, 3, 64, 64))
@@ -244,7 +227,7 @@ def test_ochre_vq_measures_the_box_of_the_object(tmp_path: Path, monkeypatch):
 
 def _spoilt(vqgan: VqGan, pictures: Tensor) -> tuple[Tensor, Tensor]:
     back = torch.zeros(pictures.shape)
-    for row, (top, bottom, left, right) in enumerate(ochre_vq._validation().boxes):
+    for row, (top, bottom, left, right) in enumerate(scenes.validation().boxes):
         box = (row, slice(None), slice(top, bottom), slice(left, right))
         back[box] = pictures[box].float() / 255
     return back, torch.zeros(len(pictures), 64, dtype=torch.int64)

@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "models": ("lascaux.cli.models", "list the models there are, or tell about one"),
     "convert": ("lascaux.cli.convert", "turn a checkpoint file into a folder of safe weights"),
     "train": ("lascaux.cli.train", "train a model by its recipe, or go on where a run stopped"),
+    "codebook": ("lascaux.cli.codebook", "give a Styled VAE-VQ its codes, by k-means"),
     "evaluate": ("lascaux.cli.evaluate", "measure a model, and report with seeds and hashes"),
     "data": ("lascaux.cli.data", "look through sets of pictures, and pack them for training"),
     "world": ("lascaux.cli.world", "draw scenes of the emoji world, with their captions"),

@@ -17,6 +17,7 @@ from lascaux.train.options import Running
 RECIPES = {
     "clip": "ClipTraining",
     "vqgan": "VqGanTraining",
+    "styled-vq": "StyledVqTraining",
     "ochre-clip": "OchreClip",
     "ochre-judge": "OchreJudge",
     "ochre-vq": "OchreVq",

@@ -262,6 +262,37 @@ class PrepareOptions:
             raise BadInput(f"augment_area is {low} {high}; expected 0 < from <= to <= 1")
 
 
+@dataclass(frozen=True, kw_only=True)
+class MakeCodebookOptions:
+    """How a codebook is made by k-means.
+
+    Raises:
+        BadInput: a count below 1.
+    """
+
+    model: str = field(metadata={"help": "a Styled VAE-VQ of stage one: a folder, name or hub id"})
+    codes: int = field(metadata={"metavar": "N", "help": "how many"})
+    rounds: int = field(default=50, metadata={"help": "of k-means, at most, in each start"})
+    restarts: int = field(default=1, metadata={"help": "starts, of which the best is kept"})
+    start: Literal["sample", "k-means++"] = field(
+        default="sample",
+        metadata={"help": "from features drawn all alike, or by k-means++, to 16,384 codes"},
+    )
+    seed: int = field(default=0, metadata={"help": "of the first start"})
+    device: str = _as_classify("device")
+    dtype: Dtype = _as_classify("dtype")  # noqa: RUF009  # it gives a field
+    batch_size: int = field(default=32, metadata={"help": "pictures that the model takes at once"})
+    workers: int = field(
+        default=2,
+        metadata={"help": "processes that read while the model works; 0 reads in this one"},
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("codes", "rounds", "restarts", "batch_size"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
 _TILE_HELP = (
     "for large pictures: the whole one in overlapping tiles of the model's own size, at its own "
     "resolution or with --size at that; else its middle square is taken"

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from lascaux.errors import BadInput
+from lascaux.train.muon import Muon
 from lascaux.train.sharding import is_sharded
 
-Kind = Literal["adamw", "adam", "sgd"]
+_RATE_OF_MUON = 20.0  # its steps have one size, whatever the gradient's: 0.02 beside Adam's 0.001
+Kind = Literal["adamw", "adam", "sgd", "muon"]
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,14 @@ class Group:
         parameters: by their names in the model.
         weight_decay: of these.
         rate: of learning, as a share of the recipe's.
+        orthogonal: by Muon's steps, where the optimiser is Muon.
     """
 
     name: str
     parameters: Sequence[tuple[str, nn.Parameter]]
     weight_decay: float = 0.0
     rate: float = 1.0
+    orthogonal: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Optimiser:
 
     `adamw` decays weights apart from the gradient (Loshchilov and Hutter 2017, arXiv:1711.05101),
     `adam` adds the decay to it (Kingma and Ba 2014, arXiv:1412.6980); `sgd` has Nesterov momentum,
-    the first of `betas`.
+    the first of `betas`; `muon` is adamw but for the groups that say so (`muon.py`).
     """
 
     kind: Kind
@@ -54,6 +58,24 @@ def decayed_and_plain(
         Group("decayed", [each for each in named if each[1].ndim >= 2], weight_decay),
         Group("plain", [each for each in named if each[1].ndim < 2]),
     )
+
+
+def within_blocks(
+    parameters: Iterable[tuple[str, nn.Parameter]], blocks: Iterable[nn.Module], weight_decay: float
+) -> tuple[Group, ...]:
+    """For Muon: the matrices of a transformer's blocks apart from all other weights.
+
+    Args:
+        parameters: all, by their names.
+        blocks: whose matrices take Muon's steps, 20 times as long as the others'.
+        weight_decay: of matrices and kernels.
+    """
+    named = list(parameters)
+    chosen = {id(p) for block in blocks for p in block.parameters() if p.ndim >= 2}
+    inner = [each for each in named if id(each[1]) in chosen]
+    rest = [each for each in named if id(each[1]) not in chosen]
+    matrices = Group("matrices", inner, weight_decay, rate=_RATE_OF_MUON, orthogonal=True)
+    return (matrices, *decayed_and_plain(rest, weight_decay))
 
 
 def build_optimiser(optimiser: Optimiser, learning_rate: float) -> torch.optim.Optimizer:
@@ -79,6 +101,7 @@ def build_optimiser(optimiser: Optimiser, learning_rate: float) -> torch.optim.O
                         "weight_decay": group.weight_decay,
                         "name": group.name,
                         "rate": group.rate,
+                        "orthogonal": group.orthogonal,
                         "lr": learning_rate * group.rate,
                     }
                 )
@@ -86,7 +109,10 @@ def build_optimiser(optimiser: Optimiser, learning_rate: float) -> torch.optim.O
         raise BadInput("nothing is left to train: --freeze names everything")
     if optimiser.kind == "sgd":
         return torch.optim.SGD(groups, momentum=optimiser.betas[0], nesterov=True, fused=True)
-    kind = torch.optim.AdamW if optimiser.kind == "adamw" else torch.optim.Adam
+    if optimiser.kind == "muon" and any(is_sharded(p) for g in groups for p in g["params"]):
+        raise BadInput("--shard: Muon turns whole matrices; leave it out, or --optimiser muon")
+    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "muon": Muon}
+    kind = kinds[optimiser.kind]
     # One kernel for all parameters; the same numbers as torch's plain way, to its rounding.
     return kind(groups, betas=optimiser.betas, eps=optimiser.epsilon, fused=True)
 

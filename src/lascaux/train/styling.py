@@ -9,6 +9,7 @@ Pixels and perceptual differences make the loss, as in the author's code (`model
 differences and LPIPS, both of weight 1).
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -21,11 +22,12 @@ from lascaux.errors import BadInput
 from lascaux.models.styled_vq import StyledVq
 from lascaux.nn.quantise import rotated_through, straight_through
 from lascaux.train.codebook import Tending
-from lascaux.train.optimisers import Optimiser, decayed_and_plain
+from lascaux.train.optimisers import Optimiser, decayed_and_plain, within_blocks
 from lascaux.train.perceptual import perceptual_distance
 from lascaux.train.recipe import Loss, Moment, Recipe, precise, restated, setting
 
 _AT_ONCE = 32  # pictures reconstructed together in a validation
+_SPAN = 100.0  # longest wave of positions over the shortest
 _MEAN_DECAY = 0.99  # of the mean features in each micro-batch
 
 
@@ -63,6 +65,7 @@ class Styling(Recipe):
     pixel_weight: float = setting(1.0, "of differences of pixels")
     perceptual: str = setting("ochre-clip", "lpips-vgg16, or a CLIP with a ResNet; or a folder")
     perceptual_weight: float = setting(1.0, "of perceptual differences; 0: none")
+    optimiser: Literal["adamw", "muon"] = setting("adamw", "muon: of the matrices of the blocks")
     weight_decay: float = restated("weight_decay", 0.2)
 
     def __post_init__(self) -> None:
@@ -104,12 +107,18 @@ class Styling(Recipe):
         elif styled.codes:
             # Codes are places of the encoder's latents, so these must stay where they are.
             styled.encoder.requires_grad_(False)
+        if fresh:
+            _place(styled)
         return Trainee(styled, tending)
 
     def optimisers(self, model: nn.Module) -> dict[str, Optimiser]:
-        """AdamW, with the betas of the author's code."""
-        groups = decayed_and_plain(model.named_parameters(), self.weight_decay)
-        return {"model": Optimiser("adamw", groups, (0.9, 0.98))}
+        """AdamW, with the betas of the author's code; or Muon within the blocks."""
+        named = list(model.named_parameters())
+        if self.optimiser == "muon":
+            groups = within_blocks(named, self.blocks(model), self.weight_decay)
+        else:
+            groups = decayed_and_plain(named, self.weight_decay)
+        return {"model": Optimiser(self.optimiser, groups, (0.9, 0.98))}
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """The blocks of encoder and decoder."""
@@ -133,9 +142,7 @@ class Styling(Recipe):
             features = self._shortened(styled, features)
         back = styled.decode(features).float()
         difference = back - x
-        pixels = (
-            difference.square().mean() if self.pixels == "squared" else difference.abs().mean()
-        )
+        pixels = difference.square().mean() if self.pixels == "squared" else difference.abs().mean()
         total = self.pixel_weight * pixels + self.commitment * apart
         figures["pixel_difference"] = pixels.detach()
         if self.perceptual_weight:
@@ -183,6 +190,22 @@ class Styling(Recipe):
         kept[round(self.prefixes * count) :] = length
         behind = (torch.arange(length) >= kept).to(features.device)
         return torch.where(behind[..., None], styled.standing_in().to(features.dtype), features)
+
+
+@torch.no_grad()
+def _place(styled: StyledVq) -> None:
+    """Begin with positions that tell near from far, which drawn ones must first learn.
+
+    Sines and cosines of rows and columns, of the size of those that the author's code draws.
+    """
+    for positions in (styled.encoder.positions[1:], styled.decoder.positions):
+        count, width = positions.shape
+        side, waves = math.isqrt(count), width // 4
+        angles = torch.arange(side)[:, None] * _SPAN ** -(torch.arange(waves) / max(1, waves))
+        one = torch.cat((angles.sin(), angles.cos()), dim=1)
+        both = torch.cat((one.repeat_interleave(side, 0), one.repeat(side, 1)), dim=1)
+        positions.zero_()
+        positions[:, : both.shape[1]] = both * (2 / width) ** 0.5
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ _CORPUS = 16_384  # scenes from whose features the codebook is made
 _AT_ONCE = 64  # of them
 _CORPUS_SEED = 0xC0DE
 
-# 3.9 million parameters, a third of them in the MLPs of the attributes.
+# 3.8 million parameters, a third of them in the MLPs of the attributes.
 OCHRE = StyledVqConfig(
     image_size=scenes.SIZE,
     patch_size=8,
@@ -56,7 +56,7 @@ OCHRE = StyledVqConfig(
     decoder_width=96,
     decoder_heads=3,
     decoder_mlp_width=192,
-    decoder_layers=2,
+    decoder_layers=1,
     pixel_width=16,
     pixel_kernel=5,
     pixel_groups=4,
@@ -81,9 +81,10 @@ class OchreStyled(Styling):
     cooldown_steps: int = restated("cooldown_steps", 4000)
     averaging: float = restated("averaging", 0.998)
     weight_decay: float = restated("weight_decay", 0.02)
-    noise: float = restated("noise", 0.3, Styling)
-    prefixes: float = restated("prefixes", 0.15, Styling)
-    pixels: Literal["squared", "absolute"] = restated("pixels", "absolute", Styling)
+    noise: float = restated("noise", 0.15, Styling)
+    prefixes: float = restated("prefixes", 0.1, Styling)
+    optimiser: Literal["adamw", "muon"] = restated("optimiser", "muon", Styling)
+    pixel_weight: float = restated("pixel_weight", 5.0, Styling)
     perceptual_weight: float = restated("perceptual_weight", 0.4, Styling)
 
     def build(self) -> nn.Module:

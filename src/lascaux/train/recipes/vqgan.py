@@ -17,38 +17,21 @@ pictures of all; the discriminator is weighed, and its batch norms look, by the 
 A part of the records is kept aside; on it the reconstructions and the use of codes are measured.
 """
 
-import logging
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lascaux.data.loading import Loader
-from lascaux.data.order import Order, Place
-from lascaux.data.prepared import PreparedFeatures
-from lascaux.data.records import Source
-from lascaux.data.samples import Samples
-from lascaux.data.sources import open_source
 from lascaux.errors import BadInput
-from lascaux.images.augment import Augmentation
-from lascaux.images.preprocess import Preprocessing
 from lascaux.models.vqgan import VARIANTS, VqGan, VqGanConfig
-from lascaux.train.aside import trained_on, validated_on
-from lascaux.train.autoencoding import (
-    Autoencoding,
-    Trainee,
-    card,
-    reconstructed,
-)
-from lascaux.train.recipe import Part, Sample, restated, setting
+from lascaux.train.autoencoding import Autoencoding, Trainee, card, reconstructed
+from lascaux.train.pictures import Pictured
+from lascaux.train.recipe import Sample, restated, setting
 from lascaux.train.reconstructions import psnr, side_by_side
 from lascaux.weights.load import load, save
-
-log = logging.getLogger(__name__)
 
 _SHOWN = 12  # pictures of a sheet of samples
 
@@ -72,20 +55,14 @@ ARCHITECTURES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class VqGanTraining(Autoencoding):
+class VqGanTraining(Pictured, Autoencoding):
     """Settings of a run; every field is a flag of `lascaux train vqgan`."""
 
     name: ClassVar[str] = "vqgan"
 
-    data: str = setting("", "pictures: a folder, table, COCO, tars, Parquet")
-    validation: str = setting("", "likewise, to validate on; if not given, a part is kept aside")
-    aside: float = setting(0.05, "share of the records that is kept aside, at most 1000 records")
     model: str = setting("", "begin with these weights: a name, folder or hub id")
     architecture: str = setting("small", "what to begin from nothing: small, or a published name")
     codes: int = setting(0, "of a codebook from nothing; 0: as many as the architecture has")
-    image_size: int = setting(0, "side of the pictures in pixels; 0: what the architecture is for")
-    area: float = setting(0.3, "smallest share of a picture that is cut out by chance; 1: none")
-    flip: float = setting(0.5, "chance of mirroring")
     steps: int = restated("steps", 50_000)
     batch_size: int = restated("batch_size", 32)
     learning_rate: float = restated("learning_rate", 3e-4)
@@ -94,23 +71,27 @@ class VqGanTraining(Autoencoding):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.data:
-            raise BadInput("--data is missing: name a folder, table or archive with pictures")
-        for name, low, high in (("aside", 0, 0.5), ("area", 1e-3, 1), ("flip", 0, 1)):
-            if not low <= getattr(self, name) <= high:
-                raise BadInput(f"--{name} is {getattr(self, name)}; expected {low} to {high}")
         if self.model and (self.codes or self.quantiser):
             raise BadInput("--model brings its codes and quantiser: leave --codes and --quantiser")
         if not self.model and self.architecture not in ARCHITECTURES:
             raise BadInput(
                 f"--architecture {self.architecture}: expected one of {', '.join(ARCHITECTURES)}"
             )
-        if self.codes < 0 or self.image_size < 0:
-            raise BadInput("--codes and --image-size must be at least 0")
+        if self.codes < 0:
+            raise BadInput(f"--codes is {self.codes}; it must be at least 0")
 
-    def settings(self) -> dict[str, Any]:
-        """The fields, and what tells the records apart from others at the same path."""
-        return {**super().settings(), "records": _source(self.data).fingerprint[:16]}
+    @property
+    def side(self) -> int:
+        """Side of the pictures, in pixels.
+
+        Raises:
+            BadInput: it is no multiple of the model's factor.
+        """
+        config = self._config()
+        size = self.image_size or config.image_size
+        if size % config.factor:
+            raise BadInput(f"--image-size {size}: expected a multiple of {config.factor}")
+        return size
 
     def build(self) -> nn.Module:
         """A VQGAN with its discriminator.
@@ -121,29 +102,13 @@ class VqGanTraining(Autoencoding):
         vqgan = VqGan(self._config())
         if self.model:
             vqgan.load_state_dict(_pretrained(self.model).state_dict())
-        return self.trainee(vqgan, self._size(), fresh=not self.model)
-
-    def feed(self, part: Part) -> Loader:
-        """Batches of pictures."""
-        source = self._trained_on()
-        order = Order(records=len(source), batch_size=self.batch_size // self.accumulation)
-        loader = Loader(
-            source,
-            self._samples(),
-            order,
-            Place(seed=self.seed, world_size=part.ranks),
-            rank=part.rank,
-            workers=part.workers,
-        )
-        if part.place is not None:
-            loader.load_state_dict(dict(part.place))
-        return loader
+        return self.trainee(vqgan, self.side, fresh=not self.model)
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
         """PSNR, mean absolute difference and share of codes used on records kept aside."""
         assert isinstance(model, Trainee)
-        pictures = _kept(self)
+        pictures = self.kept
         if not len(pictures):
             return {}
         back, ids = reconstructed(model.vqgan, pictures)
@@ -159,7 +124,7 @@ class VqGanTraining(Autoencoding):
     def samples(self, model: nn.Module) -> list[Sample]:
         """Pictures kept aside, each beside its reconstruction."""
         assert isinstance(model, Trainee)
-        pictures = _kept(self)[:_SHOWN]
+        pictures = self.kept[:_SHOWN]
         if not len(pictures):
             return []
         return side_by_side(pictures, reconstructed(model.vqgan, pictures)[0])
@@ -178,53 +143,6 @@ class VqGanTraining(Autoencoding):
         kl_weight = self.divergence_weight
         codes = self.codes or config.codes
         return replace(config, quantiser=quantiser, codes=codes, kl_weight=kl_weight)
-
-    def _size(self) -> int:
-        config = self._config()
-        size = self.image_size or config.image_size
-        if size % config.factor:
-            raise BadInput(f"--image-size {size}: expected a multiple of {config.factor}")
-        return size
-
-    def _samples(self) -> Samples:
-        if self.area == 1 and not self.flip:
-            return Samples(_plain(self._size()))
-        changes = Augmentation(
-            size=self._size(), area=(self.area, 1.0), aspect=(1.0, 1.0), flip=self.flip
-        )
-        return Samples(changes)
-
-    def _trained_on(self) -> Source:
-        source = _source(self.data)
-        return source if self.validation else trained_on(source, self.aside)
-
-
-def _plain(size: int) -> Preprocessing:
-    return Preprocessing(size=size, resize="crop", filter="lanczos", reading="photo")
-
-
-@lru_cache(maxsize=4)
-def _source(path: str) -> Source:
-    source = open_source(path)
-    if isinstance(source, PreparedFeatures):
-        raise BadInput(f"{source.path} holds prepared features, and no pictures: name their source")
-    return source
-
-
-@lru_cache(maxsize=2)
-def _kept(recipe: VqGanTraining) -> Tensor:
-    """The pictures kept aside, uint8."""
-    other = _source(recipe.validation) if recipe.validation else None
-    source = validated_on(_source(recipe.data), recipe.aside, other)
-    size = recipe._size()
-    how, chance = Samples(_plain(size)), np.random.Generator(np.random.PCG64([0]))
-    made = []
-    for index in range(len(source)):
-        try:
-            made.append(how(source[index], chance)["picture"])
-        except BadInput as error:
-            log.warning("left out of the validation: %s: %s", source.key(index), error)
-    return torch.stack(made) if made else torch.empty(0, 3, size, size, dtype=torch.uint8)
 
 
 @lru_cache(maxsize=1)
