@@ -9,6 +9,7 @@ from torch import Tensor
 
 import lascaux
 from lascaux.cli.main import main
+from lascaux.data.world import boxed
 from lascaux.errors import BadInput
 from lascaux.models.styled_vq import VARIANTS, StyledVq, StyledVqConfig
 from lascaux.train import pictures, scenes
@@ -199,7 +200,8 @@ def test_ochre_styled_ends_with_a_codebook_from_the_train_split(
     monkeypatch.setattr(ochre_styled, "_AT_ONCE", 8)
     seen = []
     real = scenes.sample
-    monkeypatch.setattr(scenes, "sample", lambda *a, **k: seen.append(a[1]) or real(*a, **k))
+    for module in (scenes, boxed):
+        monkeypatch.setattr(module, "sample", lambda *a, **k: seen.append(a[1]) or real(*a, **k))
     wanted = OchreStyled(codes=32)
     model = wanted.build().eval()
     figures = wanted.validate(model)
@@ -217,7 +219,7 @@ def test_ochre_styled_ends_with_a_codebook_from_the_train_split(
     assert not any(p.requires_grad for p in tuned.styled.encoder.parameters())
     loss = wanted.loss(tuned, wanted.batch(Share(0, 0, 2)), Moment(0, "model", None))
     loss.value.backward()
-    with pytest.raises(BadInput, match="expected a Styled VAE-VQ with a codebook"):
+    with pytest.raises(BadInput, match="is a Clip; expected a Styled VAE-VQ"):
         OchreStyled(model="ochre-clip").build()
 
 

@@ -207,6 +207,10 @@ def test_ochre_vq_draws_a_batch_by_its_step_alone_from_the_train_split(monkeypat
     assert not torch.equal(first, other)
     assert first.shape == (5, 3, 64, 64)
     assert set(seen) == {"train"}
+    weight = wanted.batch(Share(3, 3, 5))["weight"]
+    assert weight.shape == (5, 1, 64, 64)
+    assert weight.mean().item() == pytest.approx(1.0)
+    assert (weight.max() / weight.min()).item() == pytest.approx(wanted.things_weight)
 
 
 def test_ochre_vq_measures_the_box_of_the_object(tmp_path: Path, few_scenes, monkeypatch):
@@ -217,7 +221,7 @@ def test_ochre_vq_measures_the_box_of_the_object(tmp_path: Path, few_scenes, mon
     # The object is right and all else is black.
     assert found["validation_psnr_of_object"] == 100.0
     assert found["validation_psnr"] < 30
-    assert found["validation_codes_used"] == 1 / 1024
+    assert found["validation_codes_used"] == 1 / 4096
     wanted.export(model, tmp_path / "model", found)
     size = (tmp_path / "model" / "model.safetensors").stat().st_size
     assert size < 8e6

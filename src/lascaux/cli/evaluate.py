@@ -27,6 +27,8 @@ BENCHMARKS = {
     "fid": "how far two sets of pictures are apart: FID, or the same of another model's features",
     "reconstruct": "what an image tokeniser keeps of pictures, beside a thumbnail of as many bits",
     "ochre-clip": "a CLIP on the emoji world's test split, unseen digits, distorted pictures",
+    "ochre-vq": "an image tokeniser on the emoji world's test split, by box and judge",
+    "ochre-styled": "likewise a Styled VAE-VQ, and its first k attributes, exchanges, search",
     "ochre-judge": "the judge on fresh scenes, and on pictures that it must refuse",
 }
 _EXAMPLES = """\
@@ -88,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(reconstruct.add_argument_group("how the source is read"), SourceOptions)
     reconstruct.add_argument("--out", metavar="FILE", help="write the report there as JSON, too")
     _add_json(reconstruct)
-    for name in ("ochre-clip", "ochre-judge"):
+    for name in ("ochre-clip", "ochre-vq", "ochre-styled", "ochre-judge"):
         command = _command(commands, name)
         command.add_argument("--model", help="name or folder (default: the embedded one)")
         if name == "ochre-clip":
@@ -103,6 +105,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 metavar="FONTS",
                 help="those that the model was not trained on (default: as its recipe has it)",
             )
+        if name == "ochre-vq":
+            command.add_argument("--sheet", metavar="PNG", help="write scenes and what they became")
+        if name == "ochre-styled":
+            command.add_argument("--strip", metavar="PNG", help="write scenes from their first k")
         command.add_argument(
             "--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)"
         )
@@ -131,6 +137,14 @@ def run(arguments: argparse.Namespace) -> int:
         from lascaux.evaluate import ochre_judge
 
         report = ochre_judge.evaluate(model, **where)
+    elif arguments.benchmark == "ochre-vq":
+        from lascaux.evaluate import ochre_tokeniser
+
+        report = ochre_tokeniser.evaluate(model, sheet=arguments.sheet, **where)
+    elif arguments.benchmark == "ochre-styled":
+        from lascaux.evaluate import ochre_styled
+
+        report = ochre_styled.evaluate(model, strip=arguments.strip, **where)
     else:
         from lascaux.evaluate import ochre_clip
 

@@ -109,6 +109,7 @@ def generator_terms(
     last_layer: nn.Parameter | Tensor,
     perceptual: Distance | None = None,
     condition: Float[Tensor, "b c2 y x"] | None = None,
+    pixel_weight: Float[Tensor, "b 1 y x"] | None = None,
 ) -> GeneratorTerms:
     """The autoencoder's loss for pictures and what became of them.
 
@@ -123,8 +124,10 @@ def generator_terms(
         last_layer: the weights by whose gradients the adversarial term is balanced.
         perceptual: LPIPS; None is needed where its weight is 0.
         condition: what the discriminator sees beside the picture.
+        pixel_weight: what the absolute difference of each pixel counts, 1 in the mean.
     """
-    apart = (x - back).abs().mean()
+    difference = (x - back).abs()
+    apart = (difference if pixel_weight is None else difference * pixel_weight).mean()
     seen = apart.new_zeros(())
     if options.perceptual_weight > 0:
         if perceptual is None:

@@ -44,7 +44,10 @@ class _Kept(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Autoencoding(Recipe):
-    """Settings of all runs that train a VQGAN; batches have "picture", uint8 RGB."""
+    """Settings of all runs that train a VQGAN.
+
+    Batches have "picture", uint8 RGB, and may have "weight", what each pixel counts, 1 in the mean.
+    """
 
     turns: ClassVar[tuple[str, ...]] = ("autoencoder", "discriminator")
     best: ClassVar[str | None] = "+validation_psnr"
@@ -180,7 +183,7 @@ class Autoencoding(Recipe):
         x = model.vqgan.normalise(batch["picture"].float() / 255)
         x = x.contiguous(memory_format=torch.channels_last)
         if moment.turn == "autoencoder":
-            return self._of_autoencoder(model, x, moment.step)
+            return self._of_autoencoder(model, x, batch.get("weight"), moment.step)
         return self._of_discriminator(model, x, moment)
 
     def temperature_at(self, step: int) -> float:
@@ -188,7 +191,7 @@ class Autoencoding(Recipe):
         falling = 1 - _risen(step, self.temperature_steps)
         return self.least_temperature + (self.temperature - self.least_temperature) * falling
 
-    def _of_autoencoder(self, model: Trainee, x: Tensor, step: int) -> Loss:
+    def _of_autoencoder(self, model: Trainee, x: Tensor, weight: Tensor | None, step: int) -> Loss:
         vqgan, options = model.vqgan, self.adversary
         features = vqgan.features(x)
         with precise(x.device):
@@ -208,6 +211,7 @@ class Autoencoding(Recipe):
             discriminator=lambda pictures: model.discriminator(pictures).float(),
             last_layer=vqgan.last_layer,
             perceptual=self._perceptual(x.device),
+            pixel_weight=weight,
         )
         figures: dict[str, Tensor | float] = {
             "reconstruction": terms.reconstruction,

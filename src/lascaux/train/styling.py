@@ -42,7 +42,10 @@ class Trainee(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Styling(Recipe):
-    """Settings of all runs that train a Styled VAE-VQ; batches have "picture", uint8 RGB."""
+    """Settings of all runs that train a Styled VAE-VQ.
+
+    Batches have "picture", uint8 RGB, and may have "weight", what each pixel counts, 1 in the mean.
+    """
 
     best: ClassVar[str | None] = "+validation_psnr"
 

@@ -70,8 +70,9 @@ class OchreStyled(Styling):
     name: ClassVar[str] = "ochre-styled"
     best: ClassVar[str | None] = "+validation_psnr_of_object"
 
-    model: str = setting("", "train the decoder of this one on, behind its codes")
+    model: str = setting("", "begin with these weights; behind their codes, if they have any")
     codes: int = setting(4096, "of the codebook")
+    things_weight: float = setting(6.0, "of pixels of things, beside 1 of backgrounds")
     seed: int = restated("seed", 1)
     steps: int = restated("steps", 12_000)
     batch_size: int = restated("batch_size", 16)
@@ -103,7 +104,7 @@ class OchreStyled(Styling):
 
     def batch(self, share: Share) -> dict[str, Tensor]:
         """Scenes of the train split."""
-        return {"picture": scenes.pictures(self.seed, share)}
+        return scenes.weighed(self.seed, share, self.things_weight)
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -160,6 +161,6 @@ class OchreStyled(Styling):
 @lru_cache(maxsize=1)
 def _pretrained(name: str) -> StyledVq:
     found = load(name)
-    if not isinstance(found, StyledVq) or not found.codes:
-        raise BadInput(f"--model {name}: expected a Styled VAE-VQ with a codebook")
+    if not isinstance(found, StyledVq):
+        raise BadInput(f"--model {name} is a {type(found).__name__}; expected a Styled VAE-VQ")
     return found

@@ -1,4 +1,4 @@
-"""ochre-vq: pictures of the emoji world as 64 of 1024 codes, and back.
+"""ochre-vq: pictures of the emoji world as 64 of 4096 codes, and back.
 
     lascaux train ochre-vq
 
@@ -15,23 +15,26 @@ As in the recipe `vqgan`, several processes train together, and --shard is not p
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from lascaux.errors import BadInput
 from lascaux.models.vqgan import VqGan, VqGanConfig
 from lascaux.train import scenes
 from lascaux.train.autoencoding import Autoencoding, Trainee, card, reconstructed
-from lascaux.train.recipe import Part, Precision, Sample, Share, restated
+from lascaux.train.recipe import Part, Precision, Sample, Share, restated, setting
 from lascaux.train.reconstructions import side_by_side
+from lascaux.weights.load import load, save
 
 _SHOWN = 12  # pictures of a sheet of samples
 
 # 2.9 million parameters. At full size, where most of the time goes, it is narrow.
 OCHRE = VqGanConfig(
-    codes=1024,
+    codes=4096,
     code_width=64,
     image_size=scenes.SIZE,
     width=16,
@@ -50,6 +53,8 @@ class OchreVq(Autoencoding):
 
     name: ClassVar[str] = "ochre-vq"
     best: ClassVar[str | None] = "+validation_psnr_of_object"
+    model: str = setting("", "begin with the weights of this one: a folder or name")
+    things_weight: float = setting(6.0, "of pixels of things, beside 1 of backgrounds")
     seed: int = restated("seed", 1)
     steps: int = restated("steps", 20_000)
     batch_size: int = restated("batch_size", 32)
@@ -70,7 +75,10 @@ class OchreVq(Autoencoding):
         config = OCHRE
         if self.quantiser == "gumbel":
             config = replace(OCHRE, quantiser="gumbel", kl_weight=self.divergence_weight)
-        return self.trainee(VqGan(config), scenes.SIZE, fresh=True)
+        vqgan = VqGan(config)
+        if self.model:
+            vqgan.load_state_dict(_pretrained(self.model, config).state_dict())
+        return self.trainee(vqgan, scenes.SIZE, fresh=not self.model)
 
     def feed(self, part: Part) -> Iterator[dict[str, Tensor]]:
         """Micro-batches that are drawn."""
@@ -78,7 +86,7 @@ class OchreVq(Autoencoding):
 
     def batch(self, share: Share) -> dict[str, Tensor]:
         """Scenes of the train split."""
-        return {"picture": scenes.pictures(self.seed, share)}
+        return scenes.weighed(self.seed, share, self.things_weight)
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -97,8 +105,14 @@ class OchreVq(Autoencoding):
 
     def export(self, model: nn.Module, folder: Path, figures: dict[str, float]) -> None:
         """Write the VQGAN, in half precision, as a folder that `lascaux.load` reads."""
-        from lascaux.weights.load import save
-
         assert isinstance(model, Trainee)
-        about = card(self.name, "nothing", self, figures)
+        about = card(self.name, self.model or "nothing", self, figures)
         save(model.vqgan, folder, dtype=torch.float16, card=about)
+
+
+@lru_cache(maxsize=1)
+def _pretrained(name: str, config: VqGanConfig) -> VqGan:
+    found = load(name)
+    if not isinstance(found, VqGan) or found.config != config:
+        raise BadInput(f"--model {name}: expected what this recipe trains, by the same settings")
+    return found
