@@ -14,7 +14,7 @@ def attention(
     """What every position takes from the others: softmax(q k / sqrt(width)) v.
 
     Vaswani et al. 2017, arXiv:1706.03762, Eq. 1. On a CPU torch's kernel takes four to nine times
-    as long as the plain formula, in bfloat16 and with gradients (`benchmarks/training.py`).
+    as long as the plain formula, in bfloat16 and with gradients (`benchmarks/gradients.py`).
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else q.dtype
     slow = (
