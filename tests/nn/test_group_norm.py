@@ -22,7 +22,9 @@ def gradients(norm: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
     return (y.detach(), *torch.autograd.grad(y, (x, norm.weight, norm.bias), chance))
 
 
-@pytest.mark.parametrize(("channels", "groups", "size"), [(16, 8, 64), (12, 3, 7), (8, 8, 5), (64, 1, 5)])
+@pytest.mark.parametrize(
+    ("channels", "groups", "size"), [(16, 8, 64), (12, 3, 7), (8, 8, 5), (64, 1, 5)]
+)
 def test_answers_and_gradients_are_those_of_float64_but_for_rounding(channels, groups, size):
     ours, theirs = pair(channels, groups)
     x = torch.randn(2, channels, size, size) + 0.5

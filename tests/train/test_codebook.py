@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lascaux.train.codebook import Tending
+from lascaux.train.codebook import Tending, from_white
 
 
 def chance(seed: int = 0) -> torch.Generator:
@@ -112,3 +112,14 @@ def test_a_settled_step_is_settled_once():
     tending.settle(codes, torch.zeros(4, 2))
     assert torch.equal(codes, once)
     assert tending.idle.tolist() == [0, 0, 0, 0]
+
+
+def test_white_features_cost_nothing_and_colours_alone_do():
+    white = torch.linalg.qr(torch.randn(64, 4, dtype=torch.float64) - 0.0).Q
+    white = (white - white.mean(0)).double()
+    white = torch.linalg.qr(white).Q * 63**0.5
+    assert from_white(white.reshape(4, 16, 4) + 5.0).item() == pytest.approx(0.0, abs=1e-9)
+    alone = white.clone()
+    alone[:, 1:] = 0
+    assert from_white(alone).item() == pytest.approx(3 / 4)
+    assert from_white(torch.cat([white, white], 1)).item() == pytest.approx(1.0)

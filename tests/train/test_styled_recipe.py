@@ -21,6 +21,7 @@ from lascaux.train.recipes import ochre_styled
 from lascaux.train.recipes import styled_vq as recipes
 from lascaux.train.recipes.ochre_styled import OchreStyled
 from lascaux.train.recipes.styled_vq import StyledVqTraining
+from lascaux.train.styling import likeness
 
 QUICK = Running(threads=1, workers=0, validate_every=6, log_every=2)
 TINY = StyledVqConfig(
@@ -83,7 +84,10 @@ def lines(folder: Path) -> list[dict]:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"prefixes": 0.5, "noise": 0.2}, {"codebook": "average", "codes": 8, "through": "rotation"}],
+    [
+        {"prefixes": 0.5, "noise": 0.2, "decorrelation": 0.5},
+        {"codebook": "average", "codes": 8, "through": "rotation"},
+    ],
 )
 def test_a_stopped_run_ends_with_the_same_bits(data: Path, tmp_path: Path, changes):
     wanted = recipe(data, **changes)
@@ -226,3 +230,10 @@ def test_ochre_styled_ends_with_a_codebook_from_the_train_split(
 def test_another_size_of_pictures_than_the_models_is_refused(data: Path):
     with pytest.raises(BadInput, match="--image-size 32: this model takes 16"):
         recipe(data, image_size=32).build()
+
+
+def test_latents_in_one_direction_are_alike_and_those_in_all_are_not():
+    torch.manual_seed(0)
+    line = torch.randn(12, 1, 1) * torch.randn(1, 6, 8)
+    assert likeness(line + 0.3 * torch.randn(1, 6, 8)).item() > 0.5
+    assert likeness(torch.randn(12, 6, 8)).item() < 0.05

@@ -475,10 +475,15 @@ class StyledVq(nn.Module):
         Raises:
             BadInput: the pictures are not RGB or not of the config's size.
         """
-        found = self.encoder(x)
-        if noise:
-            found = found + noise * _noise(found, generator)
+        found = self.with_noise(self.encoder(x), noise, generator)
         return found if self.config.quantised == "bottleneck" else self.mix(found)
+
+    @staticmethod
+    def with_noise(
+        bottleneck: Float[Tensor, "b n d"], noise: float, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """The bottleneck with tolerance noise, as `features` says."""
+        return bottleneck + noise * _noise(bottleneck, generator) if noise else bottleneck
 
     def mix(self, bottleneck: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """The cosine layer, in float32: its matrix' rows weighed by cosine + 1, then normalised.

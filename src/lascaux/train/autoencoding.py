@@ -18,7 +18,7 @@ from lascaux.errors import BadInput
 from lascaux.models.patch_discriminator import PatchDiscriminator, PatchDiscriminatorConfig
 from lascaux.models.vqgan import VqGan
 from lascaux.train.adversarial import AdversarialOptions, discriminator_terms, generator_terms
-from lascaux.train.codebook import Tending
+from lascaux.train.codebook import Tending, from_white
 from lascaux.train.optimisers import Group, Optimiser, decayed_and_plain
 from lascaux.train.perceptual import perceptual_distance
 from lascaux.train.recipe import Loss, Moment, Recipe, precise, restated, setting
@@ -68,6 +68,9 @@ class Autoencoding(Recipe):
     )
     divergence_steps: int = setting(5000, "over which that weight rises, by a cosine")
     codebook_weight: float = setting(1.0, "of the codes' loss")
+    decorrelation: float = setting(
+        0.0, "weight of keeping the features' covariance that of white noise"
+    )
     perceptual: str = setting("ochre-clip", "lpips-vgg16, or a CLIP with a ResNet; or a folder")
     perceptual_weight: float = setting(1.0, "of perceptual differences; 0: none")
     adversarial: Literal["hinge", "vanilla"] = setting("hinge", "form of the discriminator's loss")
@@ -86,6 +89,7 @@ class Autoencoding(Recipe):
             "divergence_weight": 0,
             "divergence_steps": 0,
             "codebook_weight": 0,
+            "decorrelation": 0,
             "perceptual_weight": 0,
             "adversarial_weight": 0,
             "discriminator_start": 0,
@@ -200,6 +204,7 @@ class Autoencoding(Recipe):
             weighed = quantised.loss
             if vqgan.config.quantiser == "gumbel":
                 weighed = weighed * _risen(step, self.divergence_steps)
+            apart = from_white(features.float()) if self.decorrelation else features.new_zeros(())
         model.tending.note(quantised.ids, features)
         back = vqgan.decode(quantised.features, vqgan.grid(x))
         terms = generator_terms(
@@ -222,7 +227,10 @@ class Autoencoding(Recipe):
             figures["temperature"] = temperature
         if terms.factor:
             figures["balance"] = terms.balance
-        return Loss(terms.total, figures, _Kept(back.detach(), features.detach()))
+        if self.decorrelation:
+            figures["correlation"] = apart.detach()
+        total = terms.total + self.decorrelation * apart
+        return Loss(total, figures, _Kept(back.detach(), features.detach()))
 
     def _of_discriminator(self, model: Trainee, x: Tensor, moment: Moment) -> Loss:
         kept: _Kept = moment.kept

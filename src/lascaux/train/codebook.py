@@ -138,5 +138,20 @@ class Tending(nn.Module):
             self.sums[dead] = found
 
 
+def from_white(features: Float[Tensor, "*b d"]) -> Float[Tensor, ""]:
+    """How far the covariance of features is from that of white noise; 0 if it is the same.
+
+    Codes are spent on what varies most. Features left to themselves come to vary in the mean colour
+    of their patch and hardly in anything else, which codes then cannot tell. The mean squared
+    difference of the covariance's rows from those of the identity, as in Bardes, Ponce, LeCun 2022,
+    arXiv:2105.04906, Eq. 4, but for all elements.
+    """
+    flat = features.reshape(-1, features.shape[-1])
+    flat = flat - flat.mean(0)
+    covariance = flat.T @ flat / max(1, len(flat) - 1)
+    white = torch.eye(flat.shape[1], device=flat.device, dtype=flat.dtype)
+    return (covariance - white).square().sum() / flat.shape[1]
+
+
 def _several() -> bool:
     return dist.is_available() and dist.is_initialized()

@@ -55,6 +55,9 @@ class Styling(Recipe):
     prefixes: float = setting(
         0.0, "share of the pictures that are decoded from their first attributes alone"
     )
+    decorrelation: float = setting(
+        0.0, "weight of keeping pictures apart in all directions of their latents"
+    )
     codebook: Literal["later", "average"] = setting(
         "later", "made by `lascaux codebook` afterwards, or learnt at once"
     )
@@ -73,7 +76,14 @@ class Styling(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = ("noise", "commitment", "dead_after", "pixel_weight", "perceptual_weight")
+        least = (
+            "noise",
+            "decorrelation",
+            "commitment",
+            "dead_after",
+            "pixel_weight",
+            "perceptual_weight",
+        )
         for name in least:
             if not 0 <= getattr(self, name) < float("inf"):
                 flag = name.replace("_", "-")
@@ -140,13 +150,13 @@ class Styling(Recipe):
         styled = model.styled
         x = styled.normalise(batch["picture"].float() / 255)
         figures: dict[str, Tensor | float] = {}
-        features, apart = self._features(model, x, figures)
+        features, more = self._features(model, x, figures)
         if self.prefixes:
             features = self._shortened(styled, features)
         back = styled.decode(features).float()
         difference = back - x
         pixels = difference.square().mean() if self.pixels == "squared" else difference.abs().mean()
-        total = self.pixel_weight * pixels + self.commitment * apart
+        total = self.pixel_weight * pixels + more
         figures["pixel_difference"] = pixels.detach()
         if self.perceptual_weight:
             # Apart from the model, whose checkpoints it would only make larger.
@@ -158,10 +168,10 @@ class Styling(Recipe):
     def _features(
         self, model: Trainee, x: Tensor, figures: dict[str, Tensor | float]
     ) -> tuple[Tensor, Tensor]:
-        """What is decoded, and how far latents are from codes that are learnt with them."""
+        """What is decoded, and what the loss has of the latents themselves."""
         styled, nothing = model.styled, x.new_zeros(())
         if model.tending is None and not styled.codes:
-            return styled.features(x, noise=self.noise), nothing
+            return self._noisy(styled, x, figures)
         if model.tending is None:
             with torch.no_grad():
                 return styled.quantise(styled.features(x))[1], nothing
@@ -181,7 +191,19 @@ class Styling(Recipe):
         # What is decoded was copied from the codes, which may move now.
         model.tending.settle(styled.codebook, features)
         figures |= model.tending.figures()
-        return decoded, apart
+        return decoded, self.commitment * apart
+
+    def _noisy(
+        self, styled: StyledVq, x: Tensor, figures: dict[str, Tensor | float]
+    ) -> tuple[Tensor, Tensor]:
+        """Latents with noise, and nothing or how alike those of different pictures are."""
+        if not self.decorrelation:
+            return styled.features(x, noise=self.noise), x.new_zeros(())
+        features = styled.features(x)
+        with precise(x.device):
+            alike = likeness(features.float())
+        figures["likeness_of_latents"] = alike.detach()
+        return styled.with_noise(features, self.noise), self.decorrelation * alike
 
     def _shortened(self, styled: StyledVq, features: Float[Tensor, "b n d"]) -> Tensor:
         """Of a share of the pictures, the mean feature in place of what is behind the first."""
@@ -193,6 +215,18 @@ class Styling(Recipe):
         kept[round(self.prefixes * count) :] = length
         behind = (torch.arange(length) >= kept).to(features.device)
         return torch.where(behind[..., None], styled.standing_in().to(features.dtype), features)
+
+
+def likeness(features: Float[Tensor, "b n d"]) -> Float[Tensor, ""]:
+    """How alike the latents of different pictures are: mean squared cosine, about the batch's mean.
+
+    It is the smaller the more directions the latents vary in. Those left to themselves vary in
+    colours alone for long, since these are what pixels differ most by.
+    """
+    flat = F.normalize(features, dim=-1).flatten(1)
+    unit = F.normalize(flat - flat.mean(0), dim=1)
+    others = ~torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    return (unit @ unit.T)[others].square().mean()
 
 
 @torch.no_grad()

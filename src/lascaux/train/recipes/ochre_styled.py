@@ -84,6 +84,7 @@ class OchreStyled(Styling):
     weight_decay: float = restated("weight_decay", 0.02)
     noise: float = restated("noise", 0.15, Styling)
     prefixes: float = restated("prefixes", 0.1, Styling)
+    decorrelation: float = restated("decorrelation", 0.5, Styling)
     optimiser: Literal["adamw", "muon"] = restated("optimiser", "muon", Styling)
     pixel_weight: float = restated("pixel_weight", 5.0, Styling)
     perceptual_weight: float = restated("perceptual_weight", 0.4, Styling)

@@ -1,4 +1,4 @@
-"""ochre-vq: pictures of the emoji world as 64 of 4096 codes, and back.
+"""ochre-vq: pictures of the emoji world as 64 of 2048 codes, and back.
 
     lascaux train ochre-vq
 
@@ -34,8 +34,8 @@ _SHOWN = 12  # pictures of a sheet of samples
 
 # 2.9 million parameters. At full size, where most of the time goes, it is narrow.
 OCHRE = VqGanConfig(
-    codes=4096,
-    code_width=64,
+    codes=2048,
+    code_width=8,
     image_size=scenes.SIZE,
     width=16,
     multiples=(1, 2, 4, 8),
@@ -65,6 +65,7 @@ class OchreVq(Autoencoding):
     averaging: float = restated("averaging", 0.998)
     codebook: Literal["gradient", "average"] = restated("codebook", "average", Autoencoding)
     dead_after: int = restated("dead_after", 50, Autoencoding)
+    decorrelation: float = restated("decorrelation", 0.05, Autoencoding)
     discriminator_start: int = restated("discriminator_start", 12_000, Autoencoding)
     discriminator_width: int = restated("discriminator_width", 32, Autoencoding)
     discriminator_layers: int = restated("discriminator_layers", 2, Autoencoding)
