@@ -133,9 +133,7 @@ class Styling(Recipe):
             features = self._shortened(styled, features)
         back = styled.decode(features).float()
         difference = back - x
-        pixels = (
-            difference.square().mean() if self.pixels == "squared" else difference.abs().mean()
-        )
+        pixels = difference.square().mean() if self.pixels == "squared" else difference.abs().mean()
         total = self.pixel_weight * pixels + self.commitment * apart
         figures["pixel_difference"] = pixels.detach()
         if self.perceptual_weight:
