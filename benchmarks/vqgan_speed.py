@@ -1,6 +1,6 @@
 """How fast a VQGAN reads and writes pictures, beside the official implementation.
 
-    python benchmarks/vqgan_speed.py --peer ~/checkouts/taming-transformers [--batch 1] [--threads 1]
+    python benchmarks/vqgan_speed.py --peer ~/checkouts/taming-transformers [--batch 1]
 
 The peer is a checkout of github.com/CompVis/taming-transformers, unmodified; it is imported from
 where it lies. Both are f16 with 1,024 codes and have the same drawn weights: ours reads the file
