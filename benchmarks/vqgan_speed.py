@@ -1,77 +1,140 @@
-"""How fast a VQGAN reads and writes, against the same one with attention written out.
+"""How fast a VQGAN reads and writes pictures, beside the official implementation.
 
-    python benchmarks/vqgan_speed.py [--size 256] [--variant imagenet-f16-1024] [--threads 1]
+    python benchmarks/vqgan_speed.py --peer ~/checkouts/taming-transformers [--batch 1]
 
-Weights are drawn: times and codes' equality do not depend on what they are. Seconds are of the
-process's threads, the least of some rounds, each way in turn.
+The peer is a checkout of github.com/CompVis/taming-transformers, unmodified; it is imported from
+where it lies. Both are f16 with 1,024 codes and have the same drawn weights: ours reads the file
+that a peer would write. Rounds take turns; a ratio is the peer's processor time over ours in the
+same round: median (lowest to highest).
 """
 
 import argparse
+import contextlib
+import io
+import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from pathlib import Path
 
 import torch
-from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
-from lascaux.models.vqgan import VARIANTS, Attention, VqGan
+from lascaux.models.vqgan import VARIANTS, VqGan
+from lascaux.weights.load import load
 
-
-class PlainAttention(Attention):
-    """As published: a table of all pairs of positions, by batched products."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        flat = rearrange(self.norm(x), "b c y x -> b (y x) c")
-        q, k, v = self.qkv(flat).chunk(3, dim=-1)
-        pairs = torch.bmm(q, k.transpose(1, 2)) * q.shape[-1] ** -0.5
-        mixed = self.out(torch.bmm(pairs.softmax(dim=-1), v))
-        return x + rearrange(mixed, "b (y x) c -> b c y x", y=x.shape[2])
+CONFIG = VARIANTS["imagenet-f16-1024"]
+Way = dict[str, Callable[[], Tensor]]
 
 
-def seconds(work: Callable[[], Tensor]) -> tuple[float, Tensor]:
-    started = time.process_time()
-    given = work()
-    return time.process_time() - started, given
+class Official(nn.Module):
+    """The official encoder, quantiser and decoder, put together as in its `VQModel`.
+
+    The class itself is part of a trainer, which would have to be installed for it.
+    """
+
+    def __init__(self, checkout: Path) -> None:
+        super().__init__()
+        sys.path.insert(0, str(checkout.expanduser()))
+        from taming.modules.diffusionmodules.model import Decoder, Encoder
+        from taming.modules.vqvae.quantize import VectorQuantizer2
+
+        sizes = {
+            **{"ch": CONFIG.width, "ch_mult": CONFIG.multiples, "num_res_blocks": CONFIG.blocks},
+            **{"attn_resolutions": CONFIG.attention_sizes, "resolution": CONFIG.image_size},
+            **{"in_channels": 3, "out_ch": 3, "z_channels": CONFIG.latent_width},
+            **{"double_z": False, "dropout": 0.0},
+        }
+        with contextlib.redirect_stdout(io.StringIO()):  # it tells sizes
+            self.encoder, self.decoder = Encoder(**sizes), Decoder(**sizes)
+        self.quantize = VectorQuantizer2(CONFIG.codes, CONFIG.code_width, beta=CONFIG.beta)
+        self.quant_conv = nn.Conv2d(CONFIG.latent_width, CONFIG.code_width, 1)
+        self.post_quant_conv = nn.Conv2d(CONFIG.code_width, CONFIG.latent_width, 1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        _, _, (_, _, ids) = self.quantize(self.quant_conv(self.encoder(x)))
+        return ids
+
+    def decode(self, ids: Tensor, shape: tuple[int, ...]) -> Tensor:
+        found = self.quantize.get_codebook_entry(ids, shape)
+        return self.decoder(self.post_quant_conv(found))
+
+
+def loaded(official: Official) -> VqGan:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "last.ckpt"
+        torch.save({"state_dict": official.state_dict()}, path)
+        model = load(path)
+    assert isinstance(model, VqGan)
+    return model.eval()
+
+
+def seconds(ways: dict[str, Way], rounds: int) -> dict[tuple[str, str], list[float]]:
+    """Of every way and kind of work, round by round; the first round warms up."""
+    spent: dict[tuple[str, str], list[float]] = {}
+    for number in range(rounds + 1):
+        for name, works in ways.items():
+            for kind, work in works.items():
+                started = time.process_time()
+                work()
+                if number:
+                    spent.setdefault((name, kind), []).append(time.process_time() - started)
+    return spent
+
+
+def ratio(theirs: list[float], ours: list[float]) -> str:
+    each = [a / b for a, b in zip(theirs, ours, strict=True)]
+    return f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--peer", type=Path, required=True, help="a checkout of taming-transformers"
+    )
     parser.add_argument("--size", type=int, default=256, help="pixels, square")
-    parser.add_argument("--variant", default="imagenet-f16-1024", choices=VARIANTS)
+    parser.add_argument("--batch", type=int, default=1, help="pictures")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     told = parser.parse_args()
     torch.set_num_threads(told.threads)
     torch.manual_seed(0)
-    config = VARIANTS[told.variant]
-    ways: dict[str, VqGan] = {}
-    for name in ("attention written out", "as it is", "channels last"):
-        ways[name] = VqGan(config).eval()
-        ways[name].load_state_dict(next(iter(ways.values())).state_dict())
-    for module in ways["attention written out"].modules():
-        if isinstance(module, Attention):
-            module.__class__ = PlainAttention
-    ways["channels last"].to(memory_format=torch.channels_last)
-    x = torch.rand(1, config.in_channels, told.size, told.size) * 2 - 1
-    side = told.size // config.factor
-    read: dict[str, list[float]] = {name: [] for name in ways}
-    written: dict[str, list[float]] = {name: [] for name in ways}
-    ids: dict[str, Tensor] = {}
-    codes = x.new_zeros(1, side**2, dtype=torch.int64)
+    official = Official(told.peer).eval()
+    ours = loaded(official)
+    x = torch.rand(told.batch, 3, told.size, told.size) * 2 - 1
+    side = told.size // CONFIG.factor
+    shape = (told.batch, side, side, CONFIG.code_width)
     with torch.inference_mode():
-        for _ in range(told.rounds + 1):
-            for name, model in ways.items():
-                spent, ids[name] = seconds(partial(model.encode, x))
-                read[name].append(spent)
-                spent, _ = seconds(partial(model.decode_ids, codes, (side, side)))
-                written[name].append(spent)
-    print(f"{told.variant}, {told.size} x {told.size}, {told.threads} thread(s), seconds")
-    print(f"{'way':<24}{'encode':>8}{'decode':>8}  same codes")
-    for name in ways:
-        same = torch.equal(ids[name], ids["attention written out"])
-        row = f"{min(read[name][1:]):>8.2f}{min(written[name][1:]):>8.2f}"
-        print(f"{name:<24}{row}  {'yes' if same else 'no'}")
+        ids = official.encode(x)
+        rows = ids.view(told.batch, -1)
+        same = torch.equal(ours.encode(x), rows)
+        theirs = official.decode(ids, shape)
+        apart = (ours.decode_ids(rows, (side, side)) - theirs).abs().max() / theirs.abs().max()
+        spent = seconds(
+            {
+                "theirs": {
+                    "encode": lambda: official.encode(x),
+                    "decode": lambda: official.decode(ids, shape),
+                },
+                "ours": {
+                    "encode": lambda: ours.encode(x),
+                    "decode": lambda: ours.decode_ids(rows, (side, side)),
+                },
+            },
+            told.rounds,
+        )
+    print(f"torch {torch.__version__}, {told.batch} x {told.size} x {told.size}, ", end="")
+    print(f"{told.threads} thread(s); same codes: {'yes' if same else 'no'}; ", end="")
+    print(f"pictures apart by {apart:.0e} of the largest value\n")
+    print("| | official, s | ours, s | times less processor time |\n|---|---:|---:|---|")
+    for name in ("theirs", "ours"):
+        both = zip(spent[name, "encode"], spent[name, "decode"], strict=True)
+        spent[name, "encode + decode"] = [a + b for a, b in both]
+    for kind in ("encode", "decode", "encode + decode"):
+        own, other = spent["ours", kind], spent["theirs", kind]
+        medians = f"{statistics.median(other):.2f} | {statistics.median(own):.2f}"
+        print(f"| {kind} | {medians} | {ratio(other, own)} |")
 
 
 if __name__ == "__main__":

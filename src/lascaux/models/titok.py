@@ -27,6 +27,7 @@ from lascaux.nn.configs import config_from_json, config_to_json
 from lascaux.nn.linear import Linear
 from lascaux.nn.quantise import nearest, straight_through
 from lascaux.nn.transformer import Block, LayerNorm
+from lascaux.nn.upsample import DoublingConvolution
 
 if TYPE_CHECKING:
     from lascaux.images.preprocess import Preprocessing
@@ -293,15 +294,13 @@ class PixelLevel(nn.Module):
         self.blocks = nn.ModuleList(
             PixelBlock(width if number else in_width, width) for number in range(_PIXEL_BLOCKS)
         )
-        self.enlarge = nn.Conv2d(width, width, 3, padding=1) if doubles else None
+        self.enlarge = DoublingConvolution(width, width) if doubles else None
 
     def forward(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c2 y2 x2"]:
         """The map after the level, twice as large but at the last."""
         for block in self.blocks:
             x = block(x)
-        if self.enlarge is None:
-            return x
-        return self.enlarge(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return x if self.enlarge is None else self.enlarge(x)
 
 
 class PixelDecoder(nn.Module):

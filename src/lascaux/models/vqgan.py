@@ -22,9 +22,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput
+from lascaux.nn.attention import attention
 from lascaux.nn.configs import config_from_json, config_to_json
 from lascaux.nn.grid import as_map, as_tokens, grid_of, require_ids
 from lascaux.nn.group_norm import GroupNorm
+from lascaux.nn.inference import added, channels_last
 from lascaux.nn.linear import Linear
 from lascaux.nn.quantise import (
     Term,
@@ -37,6 +39,7 @@ from lascaux.nn.quantise import (
     quantisation_loss,
     straight_through,
 )
+from lascaux.nn.upsample import DoublingConvolution
 
 if TYPE_CHECKING:
     from lascaux.images.preprocess import Preprocessing
@@ -226,9 +229,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c2 y x"]:
         """The map, changed where it must be."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
-        return self.shortcut(x) + h
+        h = self.conv1(self.norm1.silu(x))
+        h = self.conv2(self.dropout(self.norm2.silu(h)))
+        return added(h, self.shortcut(x))
 
 
 class Attention(nn.Module):
@@ -244,7 +247,7 @@ class Attention(nn.Module):
         """The map with what its positions told each other."""
         flat = rearrange(self.norm(x), "b c y x -> b (y x) c")
         q, k, v = self.qkv(flat)[:, None].chunk(3, dim=-1)
-        mixed = self.out(F.scaled_dot_product_attention(q, k, v)[:, 0])
+        mixed = self.out(attention(q, k, v)[:, 0])
         return x + rearrange(mixed, "b (y x) c -> b c y x", y=x.shape[2])
 
 
@@ -268,11 +271,13 @@ class Up(nn.Module):
 
     def __init__(self, width: int, config: VqGanConfig) -> None:
         super().__init__()
-        self.conv = _convolution(width, width) if config.resampling_convolutions else nn.Identity()
+        self.conv = DoublingConvolution(width, width) if config.resampling_convolutions else None
 
     def forward(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c y2 x2"]:
         """Every position four times, and smoothed."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        if self.conv is None:
+            return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return self.conv(x)
 
 
 class Level(nn.Module):
@@ -329,10 +334,10 @@ class Encoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b d y2 x2"]:
         """The map."""
-        x = self.first(x)
+        x = channels_last(self.first(channels_last(x)))
         for level in self.levels:
             x = level(x)
-        return self.last(F.silu(self.last_norm(self.middle(x))))
+        return self.last(self.last_norm.silu(self.middle(x)))
 
 
 class Decoder(nn.Module):
@@ -355,10 +360,10 @@ class Decoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "b d y x"]) -> Float[Tensor, "b c y2 x2"]:
         """The picture, not clamped."""
-        x = self.middle(self.first(x))
+        x = self.middle(channels_last(self.first(channels_last(x))))
         for level in reversed(self.levels):
             x = level(x)
-        return self.last(F.silu(self.last_norm(x)))
+        return self.last(self.last_norm.silu(x))
 
 
 class VqGan(nn.Module):

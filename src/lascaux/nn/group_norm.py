@@ -7,6 +7,7 @@ to and fro, where groups have four channels or fewer (`benchmarks/gradients.py`)
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -29,6 +30,13 @@ class GroupNorm(nn.GroupNorm):
         if not slow:
             return super().forward(input)
         return _Normed.apply(input, self.weight, self.bias, self.num_groups, self.eps)
+
+    def silu(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c y x"]:
+        """The normed map after SiLU; where no gradients are needed, in the memory of the norm.
+
+        New memory costs five times what SiLU does: 20 instead of 4 ms at 128 channels of 256 x 256.
+        """
+        return F.silu(self(x), inplace=not torch.is_grad_enabled())
 
 
 class _Normed(torch.autograd.Function):

@@ -24,10 +24,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lascaux.errors import BadInput
+from lascaux.nn.inference import only_numbers
 
 Way = Literal["torch", "onednn"]
 
@@ -174,20 +174,10 @@ def _stride(numbers: int, columns: int) -> int:
 
 def _may_choose(x: Tensor, weight: Tensor) -> bool:
     return (
-        not torch.is_grad_enabled()
-        and type(x) is Tensor
-        and x.layout is torch.strided
+        only_numbers(x, weight)
         and x.ndim >= 2
         and weight.ndim == 2
-        and x.dtype == weight.dtype
-        and x.device.type == weight.device.type == "cpu"
         and x.numel() >= _FEWEST_ROWS * max(1, x.shape[-1])
-        # Derivatives forward and batching by torch.func do not know these operators.
-        and forward_ad._current_level < 0
-        and torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     )
 
 
