@@ -123,7 +123,6 @@ def begin(
     return Beginning(cache, logits, conditions, length)
 
 
-@torch.no_grad()
 def write(
     model: TokenModel,
     beginning: Beginning,
@@ -173,14 +172,14 @@ def write(
         if stop is not None and stop():
             yield progress(place)
             return
-        if place:
-            last = ids[:, place - 1 : place]
-            both = torch.cat((last, last)) if sampling.guided else last
-            logits = model.step(both, cache)
-        if sampling.guided:
-            logits = guided(*logits.chunk(2), sampling.guidance)
-        u = None if given is None else given[:, place]
-        drawn = draw(logits, sampling, u, step=place)
+        with torch.no_grad():  # around no yield, where it would reach into the caller
+            if place:
+                last = ids[:, place - 1 : place]
+                logits = model.step(torch.cat((last, last)) if sampling.guided else last, cache)
+            if sampling.guided:
+                logits = guided(*logits.chunk(2), sampling.guidance)
+            u = None if given is None else given[:, place]
+            drawn = draw(logits, sampling, u, step=place)
         ids[:, place] = drawn.ids
         ties += near_ties(drawn, place)
         if (place + 1) % every == 0 or place + 1 == count:

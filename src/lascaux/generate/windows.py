@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from lascaux.errors import BadInput
-from lascaux.generate.sampling import NearTie, Sampling, draw
+from lascaux.generate.sampling import Drawn, NearTie, Sampling, draw
 from lascaux.generate.tokens import chances, near_ties
 
 Grid = tuple[int, int]
@@ -264,7 +264,6 @@ class _Painting:
         return torch.cat((before, codes[:, :inside]), dim=1)
 
 
-@torch.no_grad()
 def write_windows(
     model: WindowModel,
     condition: Int[Tensor, "b y x"] | Int[Tensor, "b m"],
@@ -337,14 +336,15 @@ def write_windows(
         if stop is not None and stop():
             yield progress(number)
             return
-        logits, new = painting.logits(step)
         at = [place.row * grid[1] + place.column for place in step]
         these = None if u is None else rearrange(u[:, at], "b p -> (p b)")
-        drawn = draw(logits, sampling, these, step=number)
+        with torch.no_grad():  # around no yield, where it would reach into the caller
+            logits, new = painting.logits(step)
+            drawn = draw(logits, sampling, these, step=number)
         for which, place in enumerate(step):
             mine = slice(which * len(ids), (which + 1) * len(ids))
             ids[:, place.row, place.column] = drawn.ids[mine]
-            ties += near_ties(type(drawn)(drawn.ids[mine], drawn.margins[mine]), at[which])
+            ties += near_ties(Drawn(drawn.ids[mine], drawn.margins[mine]), at[which])
         done, read = done + len(step), read + new
         if (number + 1) % every == 0 or number + 1 == len(steps):
             yield progress(number + 1)
