@@ -418,6 +418,21 @@ _VQGANS = (
         source="HFAiLab, 2022 (https://github.com/HFAiLab/clip-gen)",
     ),
 )
+_CLIP_GEN = Entry(
+    name="clip-gen-coco",
+    aliases=("gpt_coco", "clip-gen"),
+    model="clip_gen",
+    variant="coco",
+    files=(
+        RemoteFile(
+            url="https://github.com/HFAiLab/clip-gen/releases/download/v0.1.0/gpt_coco.pt",
+            folder="clip-gen",
+        ),
+    ),
+    licence="not stated",
+    source="HFAiLab, 2022 (https://github.com/HFAiLab/clip-gen)",
+    notes="Writes codes of clip-gen-vqgan-coco from embeddings of ViT-B/32.",
+)
 _LPIPS = Entry(
     name="lpips-vgg16",
     model="lpips",
@@ -594,6 +609,7 @@ ENTRIES: tuple[Entry, ...] = (
     _laion("CLIP-ViT-L-14-DataComp.XL-s13B-b90K", "openclip-ViT-L-14"),
     *_VQGANS,
     *_TAMING_TRANSFORMERS,
+    _CLIP_GEN,
     *_STYLED_VQS,
     *_TITOKS,
     _LPIPS,

@@ -9,6 +9,7 @@ from torch import nn
 
 from lascaux.errors import BadInput, Unsupported, WrongKeys
 from lascaux.models import clip as clip_model
+from lascaux.models import clip_gen as clip_gen_model
 from lascaux.models import discrete_vae as discrete_vae_model
 from lascaux.models import dvae as dvae_model
 from lascaux.models import inception as inception_model
@@ -22,6 +23,7 @@ from lascaux.models import vqgan as vqgan_model
 from lascaux.weights.maps import (
     clip,
     clip_folder,
+    clip_gen,
     discrete_vae,
     dvae,
     inception,
@@ -92,6 +94,14 @@ KINDS: dict[str, Kind] = {
         complete=clip_folder.give_tokenizer,
         beside=clip_folder.write_beside,
         hashed=lambda config: f"{config.activation} {config.norm_epsilon}",
+    ),
+    "clip_gen": Kind(
+        model=clip_gen_model.ClipGen,
+        config=clip_gen_model.ClipGenConfig,
+        variants=clip_gen_model.VARIANTS,
+        recognises=clip_gen.recognises,
+        adopt=clip_gen.adopt,
+        hashed=clip_gen.decisive,
     ),
     "judge": Kind(model=judge_model.Judge, config=judge_model.JudgeConfig),
     "styled_vq": Kind(
