@@ -141,6 +141,15 @@ def test_pictures_become_codes_in_the_order_they_are_written_in_and_back():
             model.ordered(drawn(1, 12))
 
 
+def test_all_codes_at_once_read_the_condition_in_their_place():
+    model, condition, start = made(replace(TINY, keep=0.0)), drawn(2, 8), drawn(2, 3, seed=1)
+    sequence = torch.cat((condition, start, condition[:, 3:-1]), 1)
+    expected = model.transformer(sequence)[:, 7:]
+    torch.testing.assert_close(model.logits_at_once(condition, start), expected)
+    with pytest.raises(BadInput, match="8 codes with a condition of 8"):
+        model.logits_at_once(condition, condition)
+
+
 def test_every_kind_of_condition_has_its_tokens():
     stage = VqGan(STAGE).eval()
     x = torch.rand(2, 3, 8, 8) * 2 - 1

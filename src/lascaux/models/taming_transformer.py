@@ -413,6 +413,29 @@ class TamingTransformer(nn.Module):
         sequence = torch.cat((condition, ids if read is None else read), dim=1)
         return self.transformer(sequence[:, :-1])[:, condition.shape[1] - 1 :]
 
+    def logits_at_once(
+        self, condition: Int[Tensor, "b m"], start: Int[Tensor, "b n"]
+    ) -> Float[Tensor, "b n2 v"]:
+        """Logits of a picture's codes, of which none but the first is read.
+
+        For models that keep no code in training (`keep` is 0): as published, the condition's codes
+        stand in the place of those that are not read.
+
+        Args:
+            condition: its tokens, as many as the picture has.
+            start: codes that are there already.
+
+        Raises:
+            BadInput: there are more of them than the condition has tokens.
+        """
+        if start.shape[1] >= condition.shape[1]:
+            raise BadInput(
+                f"{start.shape[1]} codes with a condition of {condition.shape[1]} tokens; only "
+                "what is left of those can be drawn at once"
+            )
+        noise = condition[:, start.shape[1] :]
+        return self.logits(condition, torch.cat((start, noise), dim=1))
+
     def loss(
         self,
         condition: Int[Tensor, "b m"],

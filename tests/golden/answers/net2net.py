@@ -186,7 +186,7 @@ class KeptAsPublished:
 
 
 def sequences(case: Case, model: Any, c: Tensor, z: Tensor, steps: int) -> dict[str, Tensor]:
-    from lascaux.generate.sampling import Sampling
+    from lascaux.generate.sampling import Sampling, draw
     from lascaux.generate.tokens import begin, write
 
     def written(reader: Any, *parts: Tensor, u: str | None = None, **options: Any) -> Tensor:
@@ -194,6 +194,13 @@ def sequences(case: Case, model: Any, c: Tensor, z: Tensor, steps: int) -> dict[
         sampling = Sampling(greedy=u is None, **options)
         *_, last = write(reader, begin(reader, *parts), steps, sampling=sampling, uniforms=uniforms)
         return last.ids
+
+    def at_once(start: Tensor, *, u: str | None = None, **options: Any) -> Tensor:
+        logits = model.logits_at_once(c, start)
+        rows, count, _ = logits.shape
+        uniforms = None if u is None else case.inputs[u][: rows * count].double()
+        sampling = Sampling(greedy=u is None, **options)
+        return draw(logits.flatten(0, 1), sampling, uniforms).ids.reshape(rows, count)
 
     start = z[:, :2]
     past = KeptAsPublished(model)
@@ -204,6 +211,12 @@ def sequences(case: Case, model: Any, c: Tensor, z: Tensor, steps: int) -> dict[
         "past_greedy": written(past, c),
         "past_sampled": written(past, c, u="u_past", temperature=1.1, top_k=12, top_p=0.8),
     }
+    if model.config.keep <= 0:  # `sample` reads no code then
+        return answers | {
+            "greedy": at_once(start),
+            "greedy_top3_t": at_once(z[:, :0], temperature=0.7, top_k=3),
+            "sampled": at_once(z[:, :0], u="u_sample", temperature=0.9, top_k=5),
+        }
     again = written(Uncached(model), c, u="u_sample", temperature=0.9, top_k=5)
     assert torch.equal(again, answers["sampled"])
     return answers
