@@ -13,6 +13,7 @@
     │   ├── WrongKeys                   missing, extra or mis-shaped tensors
     │   └── DownloadFailed              the file could not be fetched
     ├── TrainingStopped                 a training cannot go on; its last checkpoint is whole
+    ├── GenerationFailed                a picture cannot be finished; the message names the step
     ├── Unsupported                     a combination that is refused with its reason
     └── MissingExtra (also ImportError) an optional dependency is not installed
 
@@ -70,6 +71,10 @@ class DownloadFailed(WeightsError):
 
 class TrainingStopped(LascauxError):
     """A training cannot go on; its last checkpoint is whole."""
+
+
+class GenerationFailed(LascauxError):
+    """A picture cannot be finished; the message names the step."""
 
 
 class Unsupported(LascauxError):

@@ -59,6 +59,17 @@ def test_a_weight_used_again_and_again_is_laid_out_and_the_bits_stay(fast, layer
 
 
 @onednn
+def test_few_rows_take_the_other_way_where_the_weight_is_large(fast, layer, monkeypatch):
+    for rows, large, expected in ((2, False, False), (2, True, True), (1, True, False)):
+        forget_layouts()
+        monkeypatch.setattr(module, "_LARGE", 1 if large else 48 * 80 + 1)
+        x = torch.randn(rows, 48)
+        for _ in range(6):
+            torch.testing.assert_close(layer(x), plain(x, layer), rtol=1e-5, atol=1e-5)
+        assert is_laid_out(layer) == expected
+
+
+@onednn
 @pytest.mark.parametrize(
     "change",
     [

@@ -224,6 +224,104 @@ def _stages(name: str, page: str, first: str, condition: str | None, of: str) ->
     return tuple(entries)
 
 
+def _transformer(name: str, page: str, notes: str, *aliases: str) -> Entry:
+    """One of CompVis's transformers, with the VQGANs inside."""
+    return Entry(
+        name=name,
+        aliases=(f"{name}_transformer", *aliases),
+        model="taming_transformer",
+        variant=name,
+        files=(_offered(page, f"{name}_transformer.ckpt", _LAST),),
+        licence="MIT",
+        source=_TAMING,
+        notes=notes,
+    )
+
+
+def _scenes(name: str, variant: str | None, file: RemoteFile, notes: str) -> Entry:
+    return Entry(
+        name=name,
+        model="taming_transformer",
+        variant=variant,
+        files=(file,),
+        licence="MIT",
+        source="CompVis, 2021 (https://github.com/CompVis/taming-transformers)",
+        notes=notes,
+    )
+
+
+_DRIVE = "open {url} in a browser and download the file"
+_TAMING_TRANSFORMERS = (
+    _transformer(
+        "sflckr",
+        f"{_HEIBOX}/d/73487ab6e5314cb5adba",
+        "2020-11-09T13-31-51_sflckr: landscapes from maps of 182 classes",
+    ),
+    _transformer(
+        "drin",
+        "https://k00.fr/39jcugc5",
+        "2020-11-20T12-54-32_drin: ImageNet from depth maps",
+    ),
+    _transformer(
+        "faceshq",
+        "https://k00.fr/qqfl2do8",
+        "2020-11-13T21-41-45_faceshq: faces from coordinates",
+    ),
+    _transformer("celebahq", "https://k00.fr/2xkmielf", "2021-04-23T18-11-19_celebahq: faces"),
+    _transformer("ffhq", "https://k00.fr/yndvfu95", "2021-04-23T18-19-01_ffhq: faces"),
+    _transformer(
+        "cin",
+        "https://k00.fr/s511rwcv",
+        "2021-04-03T19-39-50_cin: ImageNet by class; its sizes were not checked against the file",
+    ),
+    _transformer(
+        "ade20k",
+        "https://k00.fr/ot46cksa",
+        "2020-11-20T21-45-44_ade20k: scenes from maps of 151 classes",
+    ),
+    _transformer(
+        "coco",
+        "https://k00.fr/2zz6i2ce",
+        "2021-01-20T16-04-20_coco: photographs from maps of 183 classes",
+    ),
+    _scenes(
+        "scene-coco-30",
+        "scene-coco",
+        _heibox("0d0b2594e9074c7e9a33", "scene_coco_30_epochs.ckpt"),
+        "COCO from boxes of objects, after 30 epochs",
+    ),
+    _scenes(
+        "scene-coco-60",
+        "scene-coco",
+        _offered(
+            "https://drive.google.com/file/d/1bInd49g2YulTJBjU32Awyt5qnzxxG5U9/",
+            "scene_coco_60_epochs.ckpt",
+            _DRIVE,
+        ),
+        "COCO from boxes of objects, after 60 epochs",
+    ),
+    _scenes(
+        "scene-openimages",
+        "scene-openimages",
+        _offered(
+            "https://drive.google.com/file/d/1FEK-Z7hyWJBvFWQF50pzSK9y1W_CJEig/view",
+            "scene_openimages.ckpt",
+            _DRIVE,
+        ),
+        "Open Images from boxes of objects",
+    ),
+    _scenes(
+        "scene-openimages-distilled",
+        None,
+        _offered(
+            "https://drive.google.com/file/d/1xf89g0mc78J3d8Bx5YhbK4tNRNlOoYaO/view",
+            "scene_openimages_distilled.ckpt",
+            _DRIVE,
+        ),
+        "A smaller one that learned from scene-openimages. Its sizes are not published: keep the "
+        "yaml that comes with it beside the file.",
+    ),
+)
 _VQGANS = (
     _vqgan(
         "vqgan_imagenet_f16_1024",
@@ -319,6 +417,21 @@ _VQGANS = (
         licence="not stated",
         source="HFAiLab, 2022 (https://github.com/HFAiLab/clip-gen)",
     ),
+)
+_CLIP_GEN = Entry(
+    name="clip-gen-coco",
+    aliases=("gpt_coco", "clip-gen"),
+    model="clip_gen",
+    variant="coco",
+    files=(
+        RemoteFile(
+            url="https://github.com/HFAiLab/clip-gen/releases/download/v0.1.0/gpt_coco.pt",
+            folder="clip-gen",
+        ),
+    ),
+    licence="not stated",
+    source="HFAiLab, 2022 (https://github.com/HFAiLab/clip-gen)",
+    notes="Writes codes of clip-gen-vqgan-coco from embeddings of ViT-B/32.",
 )
 _LPIPS = Entry(
     name="lpips-vgg16",
@@ -495,6 +608,8 @@ ENTRIES: tuple[Entry, ...] = (
     _laion("CLIP-ViT-B-16-DataComp.XL-s13B-b90K", "openclip-ViT-B-16"),
     _laion("CLIP-ViT-L-14-DataComp.XL-s13B-b90K", "openclip-ViT-L-14"),
     *_VQGANS,
+    *_TAMING_TRANSFORMERS,
+    _CLIP_GEN,
     *_STYLED_VQS,
     *_TITOKS,
     _LPIPS,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lascaux.errors import BadInput, BrokenFile, UnknownModel, Unsupported
-from lascaux.weights.kinds import KINDS
+from lascaux.weights.kinds import KINDS, config_from_json
 from lascaux.weights.published import read_json
 
 LIBRARY = "lascaux"  # library_name in the config.json of folders that we save
@@ -89,7 +89,7 @@ def _own(published: Mapping[str, Any], folder: Path) -> Source:
             "may have it"
         )
     try:
-        config = KINDS[model].config.from_json(published.get("config", {}))
+        config = config_from_json(model, published)
     except (BadInput, KeyError, TypeError) as error:
         raise BrokenFile(f"{folder / 'config.json'}: {error}") from error
     weights = _weights(folder, (WEIGHTS,))

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
-from lascaux.errors import Unsupported, WrongKeys
+from lascaux.errors import BadInput, Unsupported, WrongKeys
 from lascaux.models import clip as clip_model
+from lascaux.models import clip_gen as clip_gen_model
 from lascaux.models import discrete_vae as discrete_vae_model
 from lascaux.models import dvae as dvae_model
 from lascaux.models import inception as inception_model
@@ -16,20 +17,24 @@ from lascaux.models import judge as judge_model
 from lascaux.models import lpips as lpips_model
 from lascaux.models import patch_discriminator as discriminator_model
 from lascaux.models import styled_vq as styled_vq_model
+from lascaux.models import taming_transformer as taming_model
 from lascaux.models import titok as titok_model
 from lascaux.models import vqgan as vqgan_model
 from lascaux.weights.maps import (
     clip,
     clip_folder,
+    clip_gen,
     discrete_vae,
     dvae,
     inception,
     lpips,
     patch_discriminator,
     styled_vq,
+    taming_transformer,
     titok,
     vqgan,
 )
+from lascaux.weights.parts import Composite, Part
 from lascaux.weights.published import Adopted, Published
 
 
@@ -56,9 +61,11 @@ class Kind:
         complete: gives a loaded model the tokenizer found beside it.
         beside: writes what goes beside config and weights into a folder.
         hashed: what of the config changes an answer and leaves shapes as they are; for the hash.
+        parts: names of the models that it is given, as arguments and attributes, each of which
+            may be absent. The config that loading deals with is a `Composite` then.
     """
 
-    model: Callable[[Any], nn.Module]
+    model: Callable[..., nn.Module]
     config: Any
     variants: Mapping[str, Any] = field(default_factory=dict)
     recognises: Callable[[Collection[str]], bool] | None = None
@@ -70,6 +77,7 @@ class Kind:
     complete: Callable[[Any, Path], None] | None = None
     beside: Callable[[Any, Path], None] | None = None
     hashed: Callable[[Any], str] | None = None
+    parts: tuple[str, ...] = ()
 
 
 # What the config.json of our folders calls a model -> what must be known of it.
@@ -86,6 +94,14 @@ KINDS: dict[str, Kind] = {
         complete=clip_folder.give_tokenizer,
         beside=clip_folder.write_beside,
         hashed=lambda config: f"{config.activation} {config.norm_epsilon}",
+    ),
+    "clip_gen": Kind(
+        model=clip_gen_model.ClipGen,
+        config=clip_gen_model.ClipGenConfig,
+        variants=clip_gen_model.VARIANTS,
+        recognises=clip_gen.recognises,
+        adopt=clip_gen.adopt,
+        hashed=clip_gen.decisive,
     ),
     "judge": Kind(model=judge_model.Judge, config=judge_model.JudgeConfig),
     "styled_vq": Kind(
@@ -106,6 +122,15 @@ KINDS: dict[str, Kind] = {
         folder=titok.published_folder,
         weights=titok.WEIGHTS,
         hashed=titok.decisive,
+    ),
+    "taming_transformer": Kind(
+        model=taming_model.TamingTransformer,
+        config=taming_model.TamingTransformerConfig,
+        variants=taming_transformer.VARIANTS,
+        recognises=taming_transformer.recognises,
+        adopt=taming_transformer.adopt,
+        hashed=taming_transformer.decisive,
+        parts=taming_transformer.PARTS,
     ),
     "vqgan": Kind(
         model=vqgan_model.VqGan,
@@ -191,11 +216,67 @@ def adopted(name: str, found: Published) -> Adopted:
         Unsupported, WrongKeys: it is none of that model's checkpoints.
     """
     kind = KINDS[name]
-    if found.config is not None and not isinstance(found.config, kind.config):
-        given, expected = type(found.config).__name__, kind.config.__name__
+    own = found.config.own if isinstance(found.config, Composite) else found.config
+    if own is not None and not isinstance(own, kind.config):
+        given, expected = type(own).__name__, kind.config.__name__
         raise Unsupported(f"{found.label} is a {name}: it takes a {expected}, not a {given}")
     if kind.adopt is not None:
         return kind.adopt(found)
     if found.config is None:
         raise WrongKeys(f"{found.label} is a {name} without a config; load its folder")
     return Adopted(tensors=found.tensors, config=found.config)
+
+
+def made(name: str, config: Any) -> nn.Module:
+    """A model of that name, and the models inside it, from what `Adopted.config` says."""
+    if not isinstance(config, Composite):
+        return KINDS[name].model(config)
+    given = {place: made(part.model, part.config) for place, part in config.parts.items()}
+    return KINDS[name].model(config.own, **given)
+
+
+def whole_config(model: nn.Module) -> Composite:
+    """A model's config, and those of the models inside it.
+
+    Raises:
+        Unsupported: one inside it is no model of this library.
+    """
+    known = kind_of(model)
+    parts: dict[str, Part] = {}
+    for place in known[1].parts if known else ():
+        if (part := getattr(model, place)) is None:
+            continue
+        if (inside := kind_of(part)) is None:
+            raise Unsupported(f"{place} is a {type(part).__name__}: no model of this library")
+        parts[place] = Part(inside[0], part.config)
+    return Composite(cast(Any, model).config, parts)
+
+
+def config_from_json(name: str, published: Mapping[str, Any]) -> Any:
+    """The config of the model of that name from what `Composite.to_json` gave.
+
+    Raises:
+        BadInput: fields that it has not.
+        KeyError, TypeError: it is no such thing.
+    """
+    kind = KINDS[name]
+    own = kind.config.from_json(published.get("config", {}))
+    if not kind.parts:
+        return own
+    parts = {
+        place: Part(part["model"], config_from_json(part["model"], part))
+        for place, part in published.get("parts", {}).items()
+    }
+    if unknown := parts.keys() - set(kind.parts):
+        raise BadInput(f"a {name} has no part {', '.join(sorted(unknown))}")
+    return Composite(own, parts)
+
+
+def decisive(model: nn.Module) -> str:
+    """What of a model's configs changes answers and leaves shapes as they are."""
+    if (known := kind_of(model)) is None:
+        return ""
+    _, kind = known
+    inside = [getattr(model, place) for place in kind.parts]
+    told = kind.hashed(cast(Any, model).config) if kind.hashed is not None else ""
+    return told + "".join(decisive(part) for part in inside if part is not None)

@@ -15,7 +15,7 @@ from lascaux.weights.download import HUB_ID, fetch_entry, fetch_hub
 from lascaux.weights.fingerprint import remember_stored
 from lascaux.weights.folder import Source, find_source
 from lascaux.weights.keymap import listed, require_shapes
-from lascaux.weights.kinds import KINDS, adopted, recognise
+from lascaux.weights.kinds import KINDS, adopted, made, recognise
 from lascaux.weights.published import Published
 from lascaux.weights.reading import Checkpoint, read_tensors
 from lascaux.weights.save import save
@@ -121,7 +121,7 @@ def assemble(
     # Checking the files and putting parts together has touched what may never be used.
     for file in files:
         file.let_go()
-    model = build(lambda: kind.model(config))
+    model = build(lambda: made(name, config))
     require_shapes(state, model.state_dict(), ours.rules, source=source.label)
     stored = dict(state) if dtype == torch.float16 else {}
     for key in list(state):

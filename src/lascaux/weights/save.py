@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from lascaux import __version__
 from lascaux.errors import BadInput
 from lascaux.weights.folder import LIBRARY, WEIGHTS
-from lascaux.weights.kinds import kind_of
+from lascaux.weights.kinds import kind_of, whole_config
 
 _FILES = frozenset(
     {
@@ -83,7 +82,7 @@ def save(
                 "library_name": LIBRARY,
                 "lascaux_version": __version__,
                 "model": name,
-                "config": cast(Any, model).config.to_json(),
+                **whole_config(model).to_json(),
             },
         )
         if kind.beside is not None:

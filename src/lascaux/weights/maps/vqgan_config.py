@@ -99,7 +99,7 @@ def config_beside(
     """
     if not paths:
         return None
-    for group in _candidates(paths[0]):
+    for group in candidates(paths[0]):
         told: list[tuple[Path, VqGanConfig]] = []
         for place in group:
             try:
@@ -118,7 +118,8 @@ def config_beside(
     return None
 
 
-def _candidates(path: Path) -> Iterator[list[Path]]:
+def candidates(path: Path) -> Iterator[list[Path]]:
+    """The yaml files that may belong to a checkpoint, the likeliest first, place by place."""
     folder = path.parent
     yield [place for end in (".yaml", ".yml") if (place := path.with_suffix(end)).is_file()]
     for where in (folder, folder / "configs", folder.parent / "configs"):

@@ -1,0 +1,1 @@
+"""Engines that write pictures; they ask for callables and know no model."""
