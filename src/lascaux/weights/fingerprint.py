@@ -31,6 +31,9 @@ def _hash(model: nn.Module, state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     if (known := kind_of(model)) is not None and known[1].hashed is not None:
         digest.update(known[1].hashed(cast(Any, model).config).encode())
+    for part in known[1].parts if known else ():
+        if (inner := getattr(model, part)) is not None and (its := kind_of(inner)):
+            digest.update((its[1].hashed or str)(inner.config).encode())
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         # By way of float32, as a float64 tensor that was loaded in it.

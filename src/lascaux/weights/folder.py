@@ -1,13 +1,13 @@
 """A folder or file of weights: whose layout it is, and where its parts are."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lascaux.errors import BadInput, BrokenFile, UnknownModel, Unsupported
 from lascaux.weights.kinds import KINDS
-from lascaux.weights.published import read_json
+from lascaux.weights.published import Part, read_json
 
 LIBRARY = "lascaux"  # library_name in the config.json of folders that we save
 WEIGHTS = "model.safetensors"
@@ -16,7 +16,10 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".jit", ".pkl")
 _KNOWN = frozenset(
     {WEIGHTS, *(name for kind in KINDS.values() for name in (*kind.weights, *kind.halves))}
 )
-_VOCABULARIES = ("tokenizer.json", "bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt")
+_VOCABULARIES = (
+    *("tokenizer.json", "bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt"),
+    *("tokenizer.bpe", "vocab.txt"),
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Source:
     config: Any = None  # None: the shapes of the weights must tell, or what lies beside them
     vocabulary: Path | None = None  # file or folder of the tokenizer
     part: str | None = None  # under which prefix its keys are in a larger checkpoint
+    parts: Mapping[str, Part] = field(default_factory=dict)  # models that this one is made of
 
 
 def find_source(path: Path) -> Source:
@@ -90,10 +94,14 @@ def _own(published: Mapping[str, Any], folder: Path) -> Source:
         )
     try:
         config = KINDS[model].config.from_json(published.get("config", {}))
+        parts = {
+            name: Part(part["model"], KINDS[part["model"]].config.from_json(part["config"]))
+            for name, part in published.get("parts", {}).items()
+        }
     except (BadInput, KeyError, TypeError) as error:
         raise BrokenFile(f"{folder / 'config.json'}: {error}") from error
     weights = _weights(folder, (WEIGHTS,))
-    return Source(str(folder), weights, model, config, _vocabulary(folder))
+    return Source(str(folder), weights, model, config, _vocabulary(folder), parts=parts)
 
 
 def _weights(folder: Path, names: tuple[str, ...]) -> tuple[Path, ...]:

@@ -1,7 +1,7 @@
 """The table of models: what loading and saving must know of each, one entry a model."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ from torch import nn
 
 from lascaux.errors import Unsupported, WrongKeys
 from lascaux.models import clip as clip_model
+from lascaux.models import dalle as dalle_model
+from lascaux.models import dalle_clip as dalle_clip_model
 from lascaux.models import discrete_vae as discrete_vae_model
 from lascaux.models import dvae as dvae_model
 from lascaux.models import inception as inception_model
@@ -21,6 +23,9 @@ from lascaux.models import vqgan as vqgan_model
 from lascaux.weights.maps import (
     clip,
     clip_folder,
+    dalle,
+    dalle_clip,
+    dalle_folder,
     discrete_vae,
     dvae,
     inception,
@@ -30,7 +35,8 @@ from lascaux.weights.maps import (
     titok,
     vqgan,
 )
-from lascaux.weights.published import Adopted, Published
+from lascaux.weights.keymap import Rule
+from lascaux.weights.published import Adopted, Part, Published
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +47,7 @@ class Kind:
     from folders that `lascaux.save` wrote, and from nothing else.
 
     Attributes:
-        model: the class, made from a config.
+        model: the class, made from a config, and from the models that it is made of.
         config: the config's class, with `to_json` and `from_json`.
         variants: published configs by name, as the catalogue calls them.
         recognises: whether these are the keys of one of its checkpoints.
@@ -56,9 +62,10 @@ class Kind:
         complete: gives a loaded model the tokenizer found beside it.
         beside: writes what goes beside config and weights into a folder.
         hashed: what of the config changes an answer and leaves shapes as they are; for the hash.
+        parts: names of the constructor's arguments, and of attributes, that are models or None.
     """
 
-    model: Callable[[Any], nn.Module]
+    model: Callable[..., nn.Module]
     config: Any
     variants: Mapping[str, Any] = field(default_factory=dict)
     recognises: Callable[[Collection[str]], bool] | None = None
@@ -70,6 +77,7 @@ class Kind:
     complete: Callable[[Any, Path], None] | None = None
     beside: Callable[[Any, Path], None] | None = None
     hashed: Callable[[Any], str] | None = None
+    parts: tuple[str, ...] = ()
 
 
 # What the config.json of our folders calls a model -> what must be known of it.
@@ -155,6 +163,24 @@ KINDS: dict[str, Kind] = {
         adopt=inception.adopt,
         hashed=inception.decisive,
     ),
+    "dalle": Kind(
+        model=dalle_model.Dalle,
+        config=dalle_model.DalleConfig,
+        variants=dalle_model.VARIANTS,
+        recognises=dalle.recognises,
+        adopt=dalle.adopt,
+        complete=dalle_folder.give_tokenizer,
+        beside=dalle_folder.write_beside,
+        hashed=dalle.decisive,
+        parts=("tokeniser",),
+    ),
+    "dalle-clip": Kind(
+        model=dalle_clip_model.DalleClip,
+        config=dalle_clip_model.DalleClipConfig,
+        recognises=dalle_clip.recognises,
+        adopt=dalle_clip.adopt,
+        hashed=lambda config: str(config.text_heads),
+    ),
 }
 
 
@@ -195,7 +221,41 @@ def adopted(name: str, found: Published) -> Adopted:
         given, expected = type(found.config).__name__, kind.config.__name__
         raise Unsupported(f"{found.label} is a {name}: it takes a {expected}, not a {given}")
     if kind.adopt is not None:
-        return kind.adopt(found)
-    if found.config is None:
+        ours = kind.adopt(found)
+    elif found.config is None:
         raise WrongKeys(f"{found.label} is a {name} without a config; load its folder")
-    return Adopted(tensors=found.tensors, config=found.config)
+    else:
+        ours = Adopted(tensors=found.tensors, config=found.config)
+    if found.parts:
+        ours = replace(ours, parts={**ours.parts, **found.parts})
+    for part, inside in ours.parts.items():
+        if isinstance(inside, Published):
+            ours = _with_part(ours, part, inside)
+    return ours
+
+
+def _with_part(ours: Adopted, part: str, found: Published) -> Adopted:
+    """The same with a part's tensors under our names."""
+    model = recognise(found.tensors.keys(), source=found.label)
+    inner = adopted(model, found)
+    rules = tuple(
+        Rule(
+            tuple(found.prefix + pattern for pattern in rule.patterns),
+            None if rule.ours is None else f"{part}.{rule.ours}",
+            rule.change,
+            rule.back,
+            rule.optional,
+            rule.why,
+        )
+        for rule in inner.rules
+    )
+    return replace(
+        ours,
+        tensors={**ours.tensors, **{f"{part}.{key}": x for key, x in inner.tensors.items()}},
+        rules=ours.rules + rules,
+        dropped={
+            **ours.dropped,
+            **{found.prefix + key: why for key, why in inner.dropped.items()},
+        },
+        parts={**ours.parts, part: Part(model, inner.config)},
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from lascaux.weights.fingerprint import remember_stored
 from lascaux.weights.folder import Source, find_source
 from lascaux.weights.keymap import listed, require_shapes
 from lascaux.weights.kinds import KINDS, adopted, recognise
-from lascaux.weights.published import Published
+from lascaux.weights.published import Part, Published
 from lascaux.weights.reading import Checkpoint, read_tensors
 from lascaux.weights.save import save
 
@@ -78,7 +79,7 @@ def load(
         source = replace(source, vocabulary=Path(tokenizer))
     if part is not None:
         source = replace(source, part=part.rstrip("."), model=None)
-    return assemble(source, device=device, dtype=dtype, activation=activation)
+    return assemble(source, device=device, dtype=dtype, activation=activation, offline=offline)
 
 
 def find(
@@ -111,6 +112,7 @@ def assemble(
     device: torch.device,
     dtype: torch.dtype,
     activation: str | None = None,
+    offline: bool | None = None,
 ) -> Any:
     """The model of which the parts were found; arguments as `load` takes them."""
     found, files = read(source)
@@ -121,7 +123,14 @@ def assemble(
     # Checking the files and putting parts together has touched what may never be used.
     for file in files:
         file.let_go()
-    model = build(lambda: kind.model(config))
+    parts: dict[str, nn.Module] = {}
+    for each, part in ours.parts.items():
+        if isinstance(part, Part):
+            parts[each] = build(partial(KINDS[part.model].model, part.config))
+        elif isinstance(part, str):
+            parts[each] = load(part, device=device, dtype=dtype, offline=offline)
+            state |= {f"{each}.{key}": x for key, x in parts[each].state_dict().items()}
+    model = build(lambda: kind.model(config, **parts))
     require_shapes(state, model.state_dict(), ours.rules, source=source.label)
     stored = dict(state) if dtype == torch.float16 else {}
     for key in list(state):
@@ -157,6 +166,7 @@ def read(source: Source) -> tuple[Published, list[Checkpoint]]:
         paths=source.weights,
         values=values,
         config=source.config,
+        parts=source.parts,
         options={"part": source.part},
     )
     return found, files

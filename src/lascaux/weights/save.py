@@ -23,6 +23,8 @@ _FILES = frozenset(
         "config.json",
         WEIGHTS,
         "tokenizer.json",
+        "tokenizer.bpe",
+        "vocab.txt",
         "preprocessor_config.json",
         "README.md",
         ".gitattributes",
@@ -75,6 +77,7 @@ def save(
         raise BadInput(f"cannot save a {type(model).__name__}; only models of this library")
     name, kind = known
     state = {key: _stored(tensor, dtype) for key, tensor in model.state_dict().items()}
+    parts = {each: _part(model, each) for each in kind.parts if getattr(model, each) is not None}
     with _written_aside(folder) as aside:
         save_tensors(state, aside / WEIGHTS, {"format": "pt"})
         _write_json(
@@ -84,6 +87,7 @@ def save(
                 "lascaux_version": __version__,
                 "model": name,
                 "config": cast(Any, model).config.to_json(),
+                **({"parts": parts} if parts else {}),
             },
         )
         if kind.beside is not None:
@@ -92,6 +96,17 @@ def save(
         plain = _CARD.format(name=folder.name, model=name, summary=summary)
         (aside / "README.md").write_text(card or plain, encoding="utf-8")
     return folder
+
+
+def _part(model: nn.Module, name: str) -> dict[str, Any]:
+    """What config.json says of a model that another one is made of."""
+    part = getattr(model, name)
+    if (known := kind_of(part)) is None:
+        raise BadInput(
+            f"cannot save a {type(model).__name__} with a {type(part).__name__} as its {name}; "
+            "only with models of this library"
+        )
+    return {"model": known[0], "config": part.config.to_json()}
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
