@@ -92,6 +92,7 @@ class DalleConfig:
         self._require_agreement()
 
     def _require_agreement(self) -> None:
+        _numbered(self.shared_mlp, self.layers)
         seen: dict[int, str] = {}
         for layer, (owner, pattern) in enumerate(zip(self.attentions, self.seen, strict=True)):
             if seen.setdefault(owner, pattern) != pattern:
@@ -129,6 +130,18 @@ class DalleConfig:
     def mlps(self) -> tuple[int, ...]:
         """Which MLP each layer has, counted likewise."""
         return _numbered(self.shared_mlp, self.layers)
+
+    def top_k(self, threshold: float) -> int:
+        """How many codes a published filter leaves: `filter_thres`, or --top_k of generate.py.
+
+        That counts text classes as well, so that 0.9 may leave nearly all codes.
+
+        Raises:
+            BadInput: it is no share.
+        """
+        if not 0 <= threshold <= 1:
+            raise BadInput(f"threshold {threshold}; expected a share from 0 to 1")
+        return min(max(int((1 - threshold) * (self.text_classes + self.codes)), 1), self.codes)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types; `from_json` gives the same config back."""

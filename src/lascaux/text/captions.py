@@ -227,7 +227,8 @@ def _of_text(path: Path) -> Encoder:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise BrokenFile(f"{path} is no text tokeniser that is known: {error}") from error
-    first = text.partition("\n")[0].split()
+    header = text.partition("\n")[0]
+    first = header.split()
     if len(first) == 2 and all(each.isdecimal() for each in first):
         return YouTokenToMe.from_file(path)
     words = text.removesuffix("\n").split("\n")  # other characters that end lines are words
@@ -235,4 +236,9 @@ def _of_text(path: Path) -> Encoder:
         settings = path.with_name("tokenizer_config.json")
         lowercase = settings.is_file() and json.loads(settings.read_text(encoding="utf-8"))
         return WordPieces(words, lowercase=bool(lowercase and lowercase.get("do_lower_case")))
-    return ClipPairs(ClipTokenizer.from_file(path))
+    if "#version" in header:
+        return ClipPairs(ClipTokenizer.from_file(path))
+    raise BrokenFile(
+        f"{path} is no text tokeniser that is known; expected a model of YouTokenToMe, a "
+        "tokenizer.json, BERT's vocab.txt or CLIP's vocabulary"
+    )

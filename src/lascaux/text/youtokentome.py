@@ -156,4 +156,5 @@ class YouTokenToMe:
 
 
 def _words(text: str) -> list[str]:
-    return "".join(" " if each in _BLANK else each for each in text).split(" ")
+    joined = "".join(" " if each in _BLANK else each for each in text)
+    return [word for word in joined.split(" ") if word]
