@@ -203,7 +203,9 @@ def test_rotary_positions_turn_pairs_by_the_published_angles():
         a, b = x[..., 2 * pair], x[..., 2 * pair + 1]
         cosine, sine = math.cos(angle), math.sin(angle)
         expected = torch.stack((a * cosine - b * sine, b * cosine + a * sine), dim=-1)
-        torch.testing.assert_close(turned[..., 2 * pair : 2 * pair + 2], expected, atol=1e-3, rtol=0)
+        torch.testing.assert_close(
+            turned[..., 2 * pair : 2 * pair + 2], expected, atol=1e-3, rtol=0
+        )
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -232,7 +234,9 @@ def test_undoing_blocks_gives_the_gradients_of_keeping_everything(dropout: float
         torch.manual_seed(5)
         model.loss(text, codes).total.backward()
     for name, weight in model.named_parameters():
-        torch.testing.assert_close(found[name], weight.grad, msg=lambda text, name=name: name + text)
+        torch.testing.assert_close(
+            found[name], weight.grad, msg=lambda text, name=name: name + text
+        )
 
 
 def test_what_reversible_blocks_keep_does_not_grow_with_their_number():

@@ -9,7 +9,21 @@ from lascaux.text.captions import CaptionTokenizer, read_caption_tokenizer
 from lascaux.text.clip_bpe import ClipTokenizer
 from words import MODEL
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "红", "色", "猫", "Cat", "cat", "##s", "a", ","]
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "红",
+    "色",
+    "猫",
+    "Cat",
+    "cat",
+    "##s",
+    "a",
+    ",",
+]
 
 
 def write(folder: Path, kind: str) -> Path:

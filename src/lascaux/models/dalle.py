@@ -4,8 +4,8 @@ Wang and contributors: https://github.com/lucidrains/DALLE-pytorch, 2021, `DALLE
 al. 2021, "Zero-Shot Text-to-Image Generation", arXiv:2102.12092. For painting what a sentence says,
 for going on with a picture's first rows, and for completing a sentence before it is painted.
 
-Published checkpoints: users' own, such as COCO512 (`coco_512_16_16D_16H_80TSL`, Martins and others),
-which MegEngine's port gives as a preset, too.
+Published checkpoints: users' own, such as COCO512 (`coco_512_16_16D_16H_80TSL`, of the group
+dalle-pytorch-replicate), which MegEngine's port gives as a preset, too.
 
 The sequence is a beginning (id 0), `text_length` text tokens and the picture's codes in reading
 order. A text that is too short is filled with tokens of its own for each place, so that there are
@@ -60,7 +60,9 @@ class DalleConfig:
     window: int = 5  # side of what conv_like sees, in codes; odd
     dilation: int = 1  # from one of them to the next
     centred_window: bool = False  # around the code, as before version 1.5, instead of before it
-    rotary: bool = True  # positions turn queries, keys and values; else they are learnt (rotary_emb)
+    rotary: bool = (
+        True  # positions turn queries, keys and values; else they are learnt (rotary_emb)
+    )
     shift: bool = True  # some channels come from the tokens to the left and above (shift_tokens)
     stable: bool = False  # divides by the greatest channel before the logits
     sandwich: bool = False  # a second norm behind attention and MLP (sandwich_norm)
@@ -632,7 +634,9 @@ class Dalle(nn.Module):
         x = self._read(x, _Reading(start, count, cache, places))[:, -1]
         places.done()
         classes = self.config.text_classes
-        ours = slice(0, classes) if cache.length <= self.config.text_length else slice(classes, None)
+        ours = (
+            slice(0, classes) if cache.length <= self.config.text_length else slice(classes, None)
+        )
         return linear(x, self.head.weight[ours], self.head.bias[ours]).float()
 
 
@@ -715,6 +719,7 @@ def rotary_angles(config: DalleConfig) -> Float[Tensor, "n k"]:
     sides = torch.linspace(-1.0, 1.0, config.grid)
     outside = torch.full((texts,), -10.0)
     rows, columns = (
-        torch.outer(torch.cat((outside, sides[each])), across) for each in _places(codes, config.grid)
+        torch.outer(torch.cat((outside, sides[each])), across)
+        for each in _places(codes, config.grid)
     )
     return torch.cat((torch.outer(places, along), rows, columns), dim=-1)

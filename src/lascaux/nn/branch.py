@@ -1,4 +1,4 @@
-"""The parts of DALLE-pytorch's transformer, which its painter and its reranking CLIP have in common.
+"""The parts of DALLE-pytorch's transformer that its painter and its reranking CLIP have in common.
 
 A block has two branches, each of them norm, function, a second norm where the block is a sandwich
 (Ding et al. 2021, arXiv:2105.13290), and a learned scale (Touvron et al. 2021, arXiv:2103.17239).

@@ -1,7 +1,7 @@
 """Captions as rows of ids that begin with the text and end with zeros, whatever encodes them.
 
-DALLE-pytorch's four ways: YouTokenToMe's byte pairs, any `tokenizer.json` of Hugging Face, Chinese
-BERT's word pieces (Devlin et al. 2018, arXiv:1810.04805), and CLIP's byte pairs without its markers.
+DALLE-pytorch's four ways: YouTokenToMe's pairs, any `tokenizer.json` of Hugging Face, Chinese
+BERT's word pieces (Devlin et al. 2018, arXiv:1810.04805), and CLIP's pairs without its markers.
 """
 
 import json

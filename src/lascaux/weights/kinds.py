@@ -20,6 +20,7 @@ from lascaux.models import patch_discriminator as discriminator_model
 from lascaux.models import styled_vq as styled_vq_model
 from lascaux.models import titok as titok_model
 from lascaux.models import vqgan as vqgan_model
+from lascaux.weights.keymap import Rule
 from lascaux.weights.maps import (
     clip,
     clip_folder,
@@ -35,7 +36,6 @@ from lascaux.weights.maps import (
     titok,
     vqgan,
 )
-from lascaux.weights.keymap import Rule
 from lascaux.weights.published import Adopted, Part, Published
 
 

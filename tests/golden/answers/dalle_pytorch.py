@@ -154,13 +154,20 @@ def of_painting(model: Dalle, text: Tensor, codes: Tensor, case: Case) -> dict[s
         "greedy_cfg": guided,
         "greedy_primed": primed,
         "greedy_cfg_official": rest,
-        "greedy_cached_same": torch.tensor([int(torch.equal(greedy, uncached(model, text, count)))]),
+        "greedy_cached_same": torch.tensor(
+            [int(torch.equal(greedy, uncached(model, text, count)))]
+        ),
         "greedy_margin": torch.stack([margins, guided_margins, primed_margins]).min()[None],
     }
 
 
 def painted(
-    model: Dalle, text: Tensor, count: int, *, given: Tensor | None = None, scale: float | None = None
+    model: Dalle,
+    text: Tensor,
+    count: int,
+    *,
+    given: Tensor | None = None,
+    scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Codes by the likeliest, those given in front, and the smallest gap of a choice."""
     texts = text if scale is None else torch.cat((text, torch.zeros_like(text)))

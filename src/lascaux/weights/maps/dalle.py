@@ -188,7 +188,7 @@ def recognises(keys: Collection[str]) -> bool:
 
 
 def adopt(found: Published) -> Adopted:
-    """A DALL-E's tensors under our names, its config, and the picture tokeniser that it has or names.
+    """A DALL-E's tensors under our names, its config, and the tokeniser that it has or names.
 
     Raises:
         WrongKeys: names are missing or not known, or the file does not tell what it must.
@@ -228,13 +228,13 @@ def _newest(key: str) -> str:
 
 
 def _tokeniser(found: Published, config: DalleConfig) -> Published | str:
-    inside = {
-        key.removeprefix(_VAE): x for key, x in found.tensors.items() if key.startswith(_VAE)
-    }
+    inside = {key.removeprefix(_VAE): x for key, x in found.tensors.items() if key.startswith(_VAE)}
     if inside:
         vae_params = found.values.get("vae_params")
         values = {} if vae_params is None else {"vae_params": vae_params}
-        return Published(tensors=inside, label=f"{found.label} (under {_VAE})", values=values, prefix=_VAE)
+        return Published(
+            tensors=inside, label=f"{found.label} (under {_VAE})", values=values, prefix=_VAE
+        )
     given = found.values.get("vae_class_name")
     named = _PRETRAINED.get((config.codes, config.grid, given or "OpenAIDiscreteVAE"))
     if named is None:
@@ -288,7 +288,7 @@ def _integers(value: Any) -> tuple[int, ...]:
 
 
 def _before(version: Any, limit: tuple[int, int]) -> bool:
-    """Whether a file says that it is of an earlier version; those before 1.1.6 do not say theirs."""
+    """Whether a file says that it is of an earlier version; files before 1.1.6 say nothing."""
     numbers = re.findall(r"\d+", version) if isinstance(version, str) else []
     return len(numbers) >= 2 and (int(numbers[0]), int(numbers[1])) < limit
 
