@@ -8,9 +8,9 @@ No checkpoint is published with it.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +86,8 @@ class Tower(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         """What the positions become; those that the mask leaves out are seen by none."""
         seen = None if mask is None else mask[:, None, None]
-        for block, heads, mlp in zip(self.blocks, self.attentions, self.mlps, strict=True):
+        layers = zip(self.blocks, self.attentions, self.mlps, strict=True)
+        for block, heads, mlp in cast(Iterable[tuple[Block, HeadProjections, GegluMlp]], layers):
             q, k, v = heads.project(block.attention.before(x))
             x = x + block.attention.after(heads.merge(attention(q, k, v, seen=seen)))
             x = x + block.mlp.after(mlp(block.mlp.before(x)))
