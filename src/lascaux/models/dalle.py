@@ -267,6 +267,9 @@ class Dalle(nn.Module):
     `tokeniser` turns codes into pictures and pictures into codes; `tokenizer` texts into ids.
     """
 
+    turns: Tensor
+    inside: Tensor
+
     def __init__(self, config: DalleConfig, tokeniser: nn.Module | None = None) -> None:
         super().__init__()
         if tokeniser is not None and cast(Any, tokeniser).codes != config.codes:
