@@ -440,12 +440,12 @@ class Dalle(nn.Module):
         # behind: the same function, and torch's kernels subtract the greatest anyhow.
         end = reading.start + reading.count
         pattern = self.config.seen[layer]
-        if reading.count == 1 and pattern == _FULL:
-            return attention(q, k, v)
+        if pattern == _FULL and (reading.count == 1 or not reading.start):
+            return attention(q, k, v, causal=reading.count > 1)
         if reading.count == 1 and reading.start > self.config.text_length:
             return self._gathered(pattern, reading.start, q, k, v)
         table = cast(Tensor, getattr(self, f"seen_{pattern}"))
-        return attention(q, k, v, seen=table[reading.start : end, :end])
+        return attention(q, k, v, mask=table[reading.start : end, :end])
 
     def _gathered(
         self, pattern: str, place: int, q: Tensor, k: Tensor, v: Tensor

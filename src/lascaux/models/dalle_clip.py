@@ -85,11 +85,12 @@ class Tower(nn.Module):
         self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None = None
     ) -> Float[Tensor, "b n d"]:
         """What the positions become; those that the mask leaves out are seen by none."""
-        seen = None if mask is None else mask[:, None, None]
+        if mask is not None:
+            mask = mask[:, None, None].expand(-1, -1, x.shape[1], -1)
         layers = zip(self.blocks, self.attentions, self.mlps, strict=True)
         for block, heads, mlp in cast(Iterable[tuple[Block, HeadProjections, GegluMlp]], layers):
             q, k, v = heads.project(block.attention.before(x))
-            x = x + block.attention.after(heads.merge(attention(q, k, v, seen=seen)))
+            x = x + block.attention.after(heads.merge(attention(q, k, v, mask=mask)))
             x = x + block.mlp.after(mlp(block.mlp.before(x)))
         return x
 

@@ -13,7 +13,9 @@ def attention(
     k: Float[Tensor, "*b m k"],
     v: Float[Tensor, "*b m k2"],
     *,
-    seen: Bool[Tensor, "*b2 #n m"] | None = None,
+    mask: Bool[Tensor, "*c n m"] | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
 ) -> Float[Tensor, "*b n k2"]:
     """What every position takes from the others: softmax(q k / sqrt(width)) v.
 
@@ -21,10 +23,12 @@ def attention(
     as long as the plain formula, in bfloat16 and with gradients (`benchmarks/training.py`).
 
     Args:
-        q: of the positions that ask.
-        k: of those that are asked.
-        v: what they give.
-        seen: which may be asked by which, at least one by each; None: all by all.
+        q: what each position asks.
+        k: what each offers.
+        v: what it gives.
+        mask: what each may see; everything.
+        causal: each sees itself and those before it; in the place of a mask.
+        dropout: probability with which a weight is left out.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else q.dtype
     slow = (
@@ -34,8 +38,12 @@ def attention(
         and max(q.shape[-2], k.shape[-2]) <= _LONGEST
     )
     if not slow:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout
+        )
     weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    if seen is not None:
-        weights = weights.masked_fill(~seen, -torch.inf)
-    return weights.softmax(dim=-1).to(v.dtype) @ v
+    if causal:
+        mask = torch.ones(weights.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        weights = weights.masked_fill(~mask, float("-inf"))
+    return F.dropout(weights.softmax(dim=-1).to(v.dtype), dropout) @ v

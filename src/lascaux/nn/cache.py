@@ -6,6 +6,7 @@ attends to all that is. Rows may be filled to different lengths (windows of a la
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -140,22 +141,28 @@ class Cache:
             [row for row in range(self.batch) for _ in range(times)], length or self.capacity
         )
 
+    def _sizes(self, batch: int, length: int) -> dict[str, Any]:
+        layers, _, heads, _, width = self.keys.shape
+        return {
+            "layers": layers,
+            "batch": batch,
+            "heads": heads,
+            "length": length,
+            "head_width": width,
+            "dtype": self.keys.dtype,
+            "device": self.keys.device,
+        }
+
+    def _like(self, batch: int, length: int) -> "Cache":
+        return Cache(**self._sizes(batch, length))
+
     def _copy(self, rows: list[int], length: int) -> "Cache":
         filled = max((self.lengths[row] for row in rows), default=0)
         if filled > length:
             raise BadInput(f"{filled} positions are filled; a copy has room for {length}")
-        layers, _, heads, _, width = self.keys.shape
-        new = Cache(
-            layers=layers,
-            batch=len(rows),
-            heads=heads,
-            length=length,
-            head_width=width,
-            dtype=self.keys.dtype,
-            device=self.keys.device,
-        )
+        new = self._like(len(rows), length)
         which = torch.tensor(rows, device=self.keys.device)
-        for layer in range(layers):  # one layer's copy at a time beside the two caches
+        for layer in range(len(self.keys)):  # one layer's copy at a time beside the two caches
             new.keys[layer, :, :, :filled] = self.keys[layer, :, :, :filled][which]
             new.values[layer, :, :, :filled] = self.values[layer, :, :, :filled][which]
         new.lengths = [self.lengths[row] for row in rows]
@@ -175,6 +182,8 @@ class Places:
     """One step's new positions in a cache.
 
     Attributes:
+        starts: positions of each row that were filled before.
+        counts: new positions of each row that are no padding.
         positions: which position in its row each new one is; padding counts on, up to the last.
         mask: what each new position may see, or None where it may see all that is there; a single
             table where all rows are filled alike.
@@ -185,7 +194,7 @@ class Places:
     def __init__(
         self, cache: Cache, rows: list[int], starts: list[int], counts: list[int], count: int
     ) -> None:
-        self.cache, self.rows, self.counts = cache, rows, counts
+        self.cache, self.rows, self.starts, self.counts = cache, rows, starts, counts
         self.start, self.count = max(starts), count
         device = cache.keys.device
         even = len(set(starts)) == 1 and min(counts) == count
@@ -207,18 +216,18 @@ class Places:
             seen = torch.arange(self.end, device=device) <= new[:, :, None]
             self.mask = seen[:, None]
         if not (even and adjoining):
-            self._scatter = self._where(starts)
+            self._scatter = self._where()
 
     @property
     def end(self) -> int:
         """Positions that keys and values of this step have."""
         return min(self.start + self.count, self.cache.capacity)
 
-    def _where(self, starts: list[int]) -> _Scatter:
+    def _where(self) -> _Scatter:
         real = [(b, t) for b, count in enumerate(self.counts) for t in range(count)]
         b, t = torch.tensor(real, device=self.cache.keys.device).T
         rows = torch.tensor(self.rows, device=b.device)
-        return _Scatter(rows, (b, t), (rows[b], torch.tensor(starts, device=b.device)[b] + t))
+        return _Scatter(rows, (b, t), (rows[b], torch.tensor(self.starts, device=b.device)[b] + t))
 
     def append(
         self, layer: int, k: Float[Tensor, "b h m k"], v: Float[Tensor, "b h m k"]
@@ -251,6 +260,10 @@ class Places:
         return F.scaled_dot_product_attention(
             q, keys, values, attn_mask=self.mask, is_causal=self.causal
         )
+
+    def see(self, mask: Bool[Tensor, "*b m n"]) -> None:
+        """Let the new positions see what a mask says, instead of what came before them."""
+        self.mask, self.causal = mask, False
 
     def done(self) -> None:
         """Count the new positions as filled."""

@@ -499,8 +499,8 @@ _DALLES = (
         ),
         source="the group dalle-pytorch-replicate, 2021 "
         "(https://github.com/lucidrains/DALLE-pytorch/discussions)",
-        notes="COCO's captions, pictures of 256 pixels. MegEngine's port names other layers for the "
-        "same weights and turns positions otherwise; what the file says counts.",
+        notes="COCO's captions, pictures of 256 pixels. MegEngine's port names other layers for "
+        "the same weights and turns positions otherwise; what the file says counts.",
     ),
     _dalle(
         "16L_64HD_8H_512I_128T_cc12m_cc3m_3E",

@@ -2,12 +2,11 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from lascaux.weights.kinds import kind_of
+from lascaux.weights.kinds import decisive
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -29,11 +28,7 @@ def remember_stored(model: nn.Module, stored: Mapping[str, Tensor]) -> None:
 
 def _hash(model: nn.Module, state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    if (known := kind_of(model)) is not None and known[1].hashed is not None:
-        digest.update(known[1].hashed(cast(Any, model).config).encode())
-    for part in known[1].parts if known else ():
-        if (inner := getattr(model, part)) is not None and (its := kind_of(inner)):
-            digest.update((its[1].hashed or str)(inner.config).encode())
+    digest.update(decisive(model).encode())
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         # By way of float32, as a float64 tensor that was loaded in it.

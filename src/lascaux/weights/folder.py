@@ -1,13 +1,13 @@
 """A folder or file of weights: whose layout it is, and where its parts are."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lascaux.errors import BadInput, BrokenFile, UnknownModel, Unsupported
-from lascaux.weights.kinds import KINDS
-from lascaux.weights.published import Part, read_json
+from lascaux.weights.kinds import KINDS, config_from_json
+from lascaux.weights.published import read_json
 
 LIBRARY = "lascaux"  # library_name in the config.json of folders that we save
 WEIGHTS = "model.safetensors"
@@ -32,7 +32,6 @@ class Source:
     config: Any = None  # None: the shapes of the weights must tell, or what lies beside them
     vocabulary: Path | None = None  # file or folder of the tokenizer
     part: str | None = None  # under which prefix its keys are in a larger checkpoint
-    parts: Mapping[str, Part] = field(default_factory=dict)  # models that this one is made of
 
 
 def find_source(path: Path) -> Source:
@@ -93,15 +92,11 @@ def _own(published: Mapping[str, Any], folder: Path) -> Source:
             "may have it"
         )
     try:
-        config = KINDS[model].config.from_json(published.get("config", {}))
-        parts = {
-            name: Part(part["model"], KINDS[part["model"]].config.from_json(part["config"]))
-            for name, part in published.get("parts", {}).items()
-        }
+        config = config_from_json(model, published)
     except (BadInput, KeyError, TypeError) as error:
         raise BrokenFile(f"{folder / 'config.json'}: {error}") from error
     weights = _weights(folder, (WEIGHTS,))
-    return Source(str(folder), weights, model, config, _vocabulary(folder), parts=parts)
+    return Source(str(folder), weights, model, config, _vocabulary(folder))
 
 
 def _weights(folder: Path, names: tuple[str, ...]) -> tuple[Path, ...]:

@@ -1,13 +1,13 @@
 """The table of models: what loading and saving must know of each, one entry a model."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
-from lascaux.errors import Unsupported, WrongKeys
+from lascaux.errors import BadInput, Unsupported, WrongKeys
 from lascaux.models import clip as clip_model
 from lascaux.models import dalle as dalle_model
 from lascaux.models import dalle_clip as dalle_clip_model
@@ -20,7 +20,6 @@ from lascaux.models import patch_discriminator as discriminator_model
 from lascaux.models import styled_vq as styled_vq_model
 from lascaux.models import titok as titok_model
 from lascaux.models import vqgan as vqgan_model
-from lascaux.weights.keymap import Rule
 from lascaux.weights.maps import (
     clip,
     clip_folder,
@@ -36,7 +35,8 @@ from lascaux.weights.maps import (
     titok,
     vqgan,
 )
-from lascaux.weights.published import Adopted, Part, Published
+from lascaux.weights.parts import Composite, Part
+from lascaux.weights.published import Adopted, Published
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Kind:
     from folders that `lascaux.save` wrote, and from nothing else.
 
     Attributes:
-        model: the class, made from a config, and from the models that it is made of.
+        model: the class, made from a config.
         config: the config's class, with `to_json` and `from_json`.
         variants: published configs by name, as the catalogue calls them.
         recognises: whether these are the keys of one of its checkpoints.
@@ -62,7 +62,8 @@ class Kind:
         complete: gives a loaded model the tokenizer found beside it.
         beside: writes what goes beside config and weights into a folder.
         hashed: what of the config changes an answer and leaves shapes as they are; for the hash.
-        parts: names of the constructor's arguments, and of attributes, that are models or None.
+        parts: names of the models that it is given, as arguments and attributes, each of which
+            may be absent. The config that loading deals with is a `Composite` then.
     """
 
     model: Callable[..., nn.Module]
@@ -172,9 +173,9 @@ KINDS: dict[str, Kind] = {
         complete=dalle_folder.give_tokenizer,
         beside=dalle_folder.write_beside,
         hashed=dalle.decisive,
-        parts=("tokeniser",),
+        parts=dalle.PARTS,
     ),
-    "dalle-clip": Kind(
+    "dalle_clip": Kind(
         model=dalle_clip_model.DalleClip,
         config=dalle_clip_model.DalleClipConfig,
         recognises=dalle_clip.recognises,
@@ -217,45 +218,74 @@ def adopted(name: str, found: Published) -> Adopted:
         Unsupported, WrongKeys: it is none of that model's checkpoints.
     """
     kind = KINDS[name]
-    if found.config is not None and not isinstance(found.config, kind.config):
-        given, expected = type(found.config).__name__, kind.config.__name__
+    own = found.config.own if isinstance(found.config, Composite) else found.config
+    if own is not None and not isinstance(own, kind.config):
+        given, expected = type(own).__name__, kind.config.__name__
         raise Unsupported(f"{found.label} is a {name}: it takes a {expected}, not a {given}")
     if kind.adopt is not None:
-        ours = kind.adopt(found)
-    elif found.config is None:
+        return kind.adopt(found)
+    if found.config is None:
         raise WrongKeys(f"{found.label} is a {name} without a config; load its folder")
-    else:
-        ours = Adopted(tensors=found.tensors, config=found.config)
-    if found.parts:
-        ours = replace(ours, parts={**ours.parts, **found.parts})
-    for part, inside in ours.parts.items():
-        if isinstance(inside, Published):
-            ours = _with_part(ours, part, inside)
-    return ours
+    return Adopted(tensors=found.tensors, config=found.config)
 
 
-def _with_part(ours: Adopted, part: str, found: Published) -> Adopted:
-    """The same with a part's tensors under our names."""
-    model = recognise(found.tensors.keys(), source=found.label)
-    inner = adopted(model, found)
-    rules = tuple(
-        Rule(
-            tuple(found.prefix + pattern for pattern in rule.patterns),
-            None if rule.ours is None else f"{part}.{rule.ours}",
-            rule.change,
-            rule.back,
-            rule.optional,
-            rule.why,
-        )
-        for rule in inner.rules
-    )
-    return replace(
-        ours,
-        tensors={**ours.tensors, **{f"{part}.{key}": x for key, x in inner.tensors.items()}},
-        rules=ours.rules + rules,
-        dropped={
-            **ours.dropped,
-            **{found.prefix + key: why for key, why in inner.dropped.items()},
-        },
-        parts={**ours.parts, part: Part(model, inner.config)},
-    )
+def made(name: str, config: Any) -> nn.Module:
+    """A model of that name, and the models inside it, from what `Adopted.config` says."""
+    if not isinstance(config, Composite):
+        return KINDS[name].model(config)
+    given = {place: made(part.model, part.config) for place, part in config.parts.items()}
+    return KINDS[name].model(config.own, **given)
+
+
+def whole_config(model: nn.Module) -> Composite:
+    """A model's config, and those of the models inside it.
+
+    Raises:
+        Unsupported: one inside it is no model of this library.
+    """
+    known = kind_of(model)
+    parts: dict[str, Part] = {}
+    for place in known[1].parts if known else ():
+        if (part := getattr(model, place)) is None:
+            continue
+        if kind_of(part) is None:
+            raise Unsupported(f"{place} is a {type(part).__name__}: no model of this library")
+        parts[place] = part_of(part)
+    return Composite(cast(Any, model).config, parts)
+
+
+def part_of(model: nn.Module) -> Part:
+    """A model of this library as a part of another."""
+    known = kind_of(model)
+    assert known is not None, f"a {type(model).__name__} is no model of this library"
+    return Part(known[0], cast(Any, model).config)
+
+
+def config_from_json(name: str, published: Mapping[str, Any]) -> Any:
+    """The config of the model of that name from what `Composite.to_json` gave.
+
+    Raises:
+        BadInput: fields that it has not.
+        KeyError, TypeError: it is no such thing.
+    """
+    kind = KINDS[name]
+    own = kind.config.from_json(published.get("config", {}))
+    if not kind.parts:
+        return own
+    parts = {
+        place: Part(part["model"], config_from_json(part["model"], part))
+        for place, part in published.get("parts", {}).items()
+    }
+    if unknown := parts.keys() - set(kind.parts):
+        raise BadInput(f"a {name} has no part {', '.join(sorted(unknown))}")
+    return Composite(own, parts)
+
+
+def decisive(model: nn.Module) -> str:
+    """What of a model's configs changes answers and leaves shapes as they are."""
+    if (known := kind_of(model)) is None:
+        return ""
+    _, kind = known
+    inside = [getattr(model, place) for place in kind.parts]
+    told = kind.hashed(cast(Any, model).config) if kind.hashed is not None else ""
+    return told + "".join(decisive(part) for part in inside if part is not None)

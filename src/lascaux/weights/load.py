@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,8 +15,8 @@ from lascaux.weights.download import HUB_ID, fetch_entry, fetch_hub
 from lascaux.weights.fingerprint import remember_stored
 from lascaux.weights.folder import Source, find_source
 from lascaux.weights.keymap import listed, require_shapes
-from lascaux.weights.kinds import KINDS, adopted, recognise
-from lascaux.weights.published import Part, Published
+from lascaux.weights.kinds import KINDS, adopted, made, part_of, recognise
+from lascaux.weights.published import Published
 from lascaux.weights.reading import Checkpoint, read_tensors
 from lascaux.weights.save import save
 
@@ -123,14 +122,11 @@ def assemble(
     # Checking the files and putting parts together has touched what may never be used.
     for file in files:
         file.let_go()
-    parts: dict[str, nn.Module] = {}
-    for each, part in ours.parts.items():
-        if isinstance(part, Part):
-            parts[each] = build(partial(KINDS[part.model].model, part.config))
-        elif isinstance(part, str):
-            parts[each] = load(part, device=device, dtype=dtype, offline=offline)
-            state |= {f"{each}.{key}": x for key, x in parts[each].state_dict().items()}
-    model = build(lambda: kind.model(config, **parts))
+    for place, other in ours.fetched.items():
+        part = load(other, device=device, dtype=dtype, offline=offline)
+        state |= {f"{place}.{key}": tensor for key, tensor in part.state_dict().items()}
+        config = replace(config, parts={**config.parts, place: part_of(part)})
+    model = build(lambda: made(name, config))
     require_shapes(state, model.state_dict(), ours.rules, source=source.label)
     stored = dict(state) if dtype == torch.float16 else {}
     for key in list(state):
@@ -166,7 +162,6 @@ def read(source: Source) -> tuple[Published, list[Checkpoint]]:
         paths=source.weights,
         values=values,
         config=source.config,
-        parts=source.parts,
         options={"part": source.part},
     )
     return found, files

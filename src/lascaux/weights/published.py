@@ -12,14 +12,6 @@ from lascaux.errors import BrokenFile
 from lascaux.weights.keymap import Rule
 
 
-@dataclass(frozen=True)
-class Part:
-    """A model that another one is made of."""
-
-    model: str  # a key of KINDS
-    config: Any
-
-
 @dataclass(frozen=True, kw_only=True)
 class Published:
     """A checkpoint as it was found.
@@ -31,8 +23,6 @@ class Published:
         values: plain values that lie in the files beside the tensors, such as hyper-parameters.
         config: where a folder, the catalogue or the caller tells it; None: it must be found out.
         options: what the caller says of a file that cannot tell, by name.
-        parts: models that this one is made of, where its folder tells them.
-        prefix: of a part, what stands before its names in the file that it is in.
     """
 
     tensors: dict[str, Tensor]
@@ -41,8 +31,6 @@ class Published:
     values: Mapping[str, Any] = field(default_factory=dict)
     config: Any = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    parts: Mapping[str, Part] = field(default_factory=dict)
-    prefix: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +43,8 @@ class Adopted:
         rules: by which the names came; none where they were ours already.
         layout: the publisher's way of naming.
         dropped: published names that have no place in the model, each with the reason.
-        parts: models that it is made of, by the names of the constructor's arguments: known ones,
-            whose tensors are here; as they were found, whose tensors are not here yet; or a name of
-            the catalogue.
+        fetched: models that it is made of and that the file has not, by the names under which it
+            keeps them: their names in the catalogue.
     """
 
     tensors: dict[str, Tensor]
@@ -65,7 +52,7 @@ class Adopted:
     rules: tuple[Rule, ...] = ()
     layout: str = "lascaux"
     dropped: Mapping[str, str] = field(default_factory=dict)
-    parts: Mapping[str, Part | Published | str] = field(default_factory=dict)
+    fetched: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_json(path: Path) -> dict[str, Any]:

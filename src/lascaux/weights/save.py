@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from lascaux import __version__
 from lascaux.errors import BadInput
 from lascaux.weights.folder import LIBRARY, WEIGHTS
-from lascaux.weights.kinds import kind_of
+from lascaux.weights.kinds import kind_of, whole_config
 
 _FILES = frozenset(
     {
@@ -77,7 +76,6 @@ def save(
         raise BadInput(f"cannot save a {type(model).__name__}; only models of this library")
     name, kind = known
     state = {key: _stored(tensor, dtype) for key, tensor in model.state_dict().items()}
-    parts = {each: _part(model, each) for each in kind.parts if getattr(model, each) is not None}
     with _written_aside(folder) as aside:
         save_tensors(state, aside / WEIGHTS, {"format": "pt"})
         _write_json(
@@ -86,8 +84,7 @@ def save(
                 "library_name": LIBRARY,
                 "lascaux_version": __version__,
                 "model": name,
-                "config": cast(Any, model).config.to_json(),
-                **({"parts": parts} if parts else {}),
+                **whole_config(model).to_json(),
             },
         )
         if kind.beside is not None:
@@ -96,17 +93,6 @@ def save(
         plain = _CARD.format(name=folder.name, model=name, summary=summary)
         (aside / "README.md").write_text(card or plain, encoding="utf-8")
     return folder
-
-
-def _part(model: nn.Module, name: str) -> dict[str, Any]:
-    """What config.json says of a model that another one is made of."""
-    part = getattr(model, name)
-    if (known := kind_of(part)) is None:
-        raise BadInput(
-            f"cannot save a {type(model).__name__} with a {type(part).__name__} as its {name}; "
-            "only with models of this library"
-        )
-    return {"model": known[0], "config": part.config.to_json()}
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:

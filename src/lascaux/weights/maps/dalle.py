@@ -8,7 +8,7 @@ tokeniser's tensors as well, under `vae.`.
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,9 +17,12 @@ from torch import Tensor
 from lascaux.errors import BadInput, Unsupported, WrongKeys
 from lascaux.models.dalle import DalleConfig, rotary_angles
 from lascaux.weights.keymap import Rule, dropped_by, translate
+from lascaux.weights.maps import discrete_vae, dvae, vqgan
+from lascaux.weights.parts import Composite, Part
 from lascaux.weights.published import Adopted, Published
 
 _OURS = ("head.weight", "norm.weight", "blocks.0.attention.scale", "attentions.0.qkv.weight")
+PARTS = ("tokeniser",)
 _VAE = "vae."
 _TABLE = "transformer.pos_emb"
 _PUBLISHED = ("to_logits.0.weight", "to_logits.1.weight")
@@ -194,17 +197,17 @@ def adopt(found: Published) -> Adopted:
         WrongKeys: names are missing or not known, or the file does not tell what it must.
         Unsupported: an argument of the constructor that is not known, or an older form.
     """
-    state = found.tensors
+    state, given = found.tensors, _whole(found.config)
     if all(mark in state for mark in _OURS):
-        if found.config is None:
+        if given is None:
             raise WrongKeys(
                 f"{found.label}: these tensors do not tell how many heads there are and what the "
                 "layers see; load the folder they were saved in"
             )
-        return Adopted(tensors=state, config=found.config)
+        return Adopted(tensors=state, config=given)
     own = {_newest(key): x for key, x in state.items() if not key.startswith(_VAE)}
     wrapped = _wrapped(own, found.label)
-    config = found.config or config_from_hparams(found, own, wrapped)
+    config = given.own if given else config_from_hparams(found, own, wrapped)
     if wrapped.shifts != config.shift:
         raise WrongKeys(
             f"{found.label}: shift_tokens is {config.shift}, but its tensors are named as if it "
@@ -212,29 +215,59 @@ def adopt(found: Published) -> Adopted:
         )
     rules = rules_of(config, wrapped)
     _require_same_turns(own, config, found.label)
-    return Adopted(
+    ours = Adopted(
         tensors=translate(own, rules, source=found.label),
-        config=config,
+        config=Composite(config),
         rules=rules,
         layout="dalle-pytorch",
         dropped=dropped_by(own, rules),
-        parts={"tokeniser": _tokeniser(found, config)},
+    )
+    inside = {key.removeprefix(_VAE): x for key, x in state.items() if key.startswith(_VAE)}
+    if not inside:
+        return replace(ours, fetched={"tokeniser": _named(found, config)})
+    return _with_tokeniser(ours, found, inside)
+
+
+def _whole(config: Any) -> Composite | None:
+    return config if config is None or isinstance(config, Composite) else Composite(config)
+
+
+def _with_tokeniser(ours: Adopted, found: Published, inside: dict[str, Tensor]) -> Adopted:
+    """The same with the picture tokeniser in the file."""
+    if any(key.startswith("model.") for key in inside):
+        model, adopt_part = "vqgan", vqgan.adopt
+    elif any(key.startswith("enc.") for key in inside):
+        model, adopt_part = "dvae", dvae.adopt
+    else:
+        model, adopt_part = "discrete-vae", discrete_vae.adopt
+    # The hparams are the transformer's.
+    told = found.values.get("vae_params")
+    part = adopt_part(
+        Published(
+            tensors=inside,
+            label=f"{found.label} (under {_VAE})",
+            values={} if told is None else {"vae_params": told},
+        )
+    )
+    rules = tuple(
+        replace(
+            rule,
+            published=tuple(_VAE + pattern for pattern in rule.patterns),
+            ours=None if rule.ours is None else f"tokeniser.{rule.ours}",
+        )
+        for rule in part.rules
+    )
+    return replace(
+        ours,
+        tensors={**ours.tensors, **{f"tokeniser.{key}": x for key, x in part.tensors.items()}},
+        config=replace(ours.config, parts={"tokeniser": Part(model, part.config)}),
+        rules=ours.rules + rules,
+        dropped={**ours.dropped, **{_VAE + key: why for key, why in part.dropped.items()}},
     )
 
 
-def _newest(key: str) -> str:
-    """Later releases of axial-positional-embedding keep their weights in a list."""
-    return re.sub(r"^image_pos_emb\.weights\.(\d)$", r"image_pos_emb.weights_\1", key)
-
-
-def _tokeniser(found: Published, config: DalleConfig) -> Published | str:
-    inside = {key.removeprefix(_VAE): x for key, x in found.tensors.items() if key.startswith(_VAE)}
-    if inside:
-        vae_params = found.values.get("vae_params")
-        values = {} if vae_params is None else {"vae_params": vae_params}
-        return Published(
-            tensors=inside, label=f"{found.label} (under {_VAE})", values=values, prefix=_VAE
-        )
+def _named(found: Published, config: DalleConfig) -> str:
+    """The published tokeniser that a file names which has none in it."""
     given = found.values.get("vae_class_name")
     named = _PRETRAINED.get((config.codes, config.grid, given or "OpenAIDiscreteVAE"))
     if named is None:
@@ -244,6 +277,11 @@ def _tokeniser(found: Published, config: DalleConfig) -> Published | str:
             "is known that fits"
         )
     return named
+
+
+def _newest(key: str) -> str:
+    """Later releases of axial-positional-embedding keep their weights in a list."""
+    return re.sub(r"^image_pos_emb\.weights\.(\d)$", r"image_pos_emb.weights_\1", key)
 
 
 def config_from_hparams(
