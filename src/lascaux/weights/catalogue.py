@@ -571,6 +571,72 @@ _TITOKS = (
     ),
 )
 
+_COLLECTED = "the collection of R. van Volt, 2021 (https://github.com/robvanvolt/DALLE-models)"
+
+
+def _dalle(
+    name: str,
+    url: str,
+    *aliases: str,
+    by_hand: str = "",
+    tokenizer: RemoteFile = OPENAI_VOCABULARY,
+    source: str = _COLLECTED,
+    notes: str = "With CLIP's text tokeniser.",
+) -> Entry:
+    file = RemoteFile(
+        url=url, folder="dalle-pytorch", called=f"{name}.pt", by_hand=by_hand.format(url=url)
+    )
+    return Entry(
+        name=name,
+        aliases=aliases,
+        model="dalle",
+        key_map="dalle-pytorch",
+        files=(file,),
+        tokenizer=(tokenizer,),
+        licence="not stated",
+        source=source,
+        notes=notes,
+    )
+
+
+_BROWSER = "open {url} in a browser and download the file"
+_DALLES = (
+    _dalle(
+        "coco_512_16_16D_16H_80TSL",
+        "https://wandb.ai/dalle-pytorch-replicate/COCO512_16_16D_16H_80TSL",
+        "coco512_16_16D_80TSL",
+        by_hand="open {url}, choose Artifacts, trained-dalle, Files, and download the .pt file",
+        tokenizer=RemoteFile(
+            url="https://data.megengine.org.cn/research/multimodality/dalle_new_variety.bpe",
+            folder="dalle-pytorch",
+        ),
+        source="the group dalle-pytorch-replicate, 2021 "
+        "(https://github.com/lucidrains/DALLE-pytorch/discussions)",
+        notes="COCO's captions, pictures of 256 pixels. MegEngine's port names other layers for "
+        "the same weights and turns positions otherwise; what the file says counts.",
+    ),
+    _dalle(
+        "16L_64HD_8H_512I_128T_cc12m_cc3m_3E",
+        "https://www.dropbox.com/s/8mmgnromwoilpfm/16L_64HD_8H_512I_128T_cc12m_cc3m_3E.pt?dl=1",
+    ),
+    _dalle(
+        "8L_64HD_8H_756I_128T_cc12mcc3m_2E",
+        "https://api.wandb.ai/files/robvanvolt/dalle_train_transformer/3bwiteds/dalle.pt",
+    ),
+    _dalle(
+        "64L_64HD_8H_756I_128T_cc12m_1E",
+        "https://mega.nz/file/5PhBUCSD#kVzo_VFJde1kxPn3-cPpu2cN5dZwaBxFEO_o4hm9RSM",
+        by_hand=_BROWSER,
+        notes="Reversible blocks; with CLIP's text tokeniser.",
+    ),
+    _dalle(
+        "16L_64HD_16H_756I_128T_cc12m_1E",
+        "https://mega.nz/file/kShC2QjR#5BEPvrouy89XgRFo130hYdSLZu_hyz9s7oWUnhQsXb4",
+        by_hand=_BROWSER,
+        notes="Every other layer is sparse: it is recognised and refused.",
+    ),
+)
+
 ENTRIES: tuple[Entry, ...] = (
     _ochre(
         "ochre-clip",
@@ -612,6 +678,7 @@ ENTRIES: tuple[Entry, ...] = (
     _CLIP_GEN,
     *_STYLED_VQS,
     *_TITOKS,
+    *_DALLES,
     _LPIPS,
     *_INCEPTIONS,
 )

@@ -16,7 +16,10 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".jit", ".pkl")
 _KNOWN = frozenset(
     {WEIGHTS, *(name for kind in KINDS.values() for name in (*kind.weights, *kind.halves))}
 )
-_VOCABULARIES = ("tokenizer.json", "bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt")
+_VOCABULARIES = (
+    *("tokenizer.json", "bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt"),
+    *("tokenizer.bpe", "vocab.txt"),
+)
 
 
 @dataclass(frozen=True)

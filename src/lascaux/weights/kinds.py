@@ -10,6 +10,8 @@ from torch import nn
 from lascaux.errors import BadInput, Unsupported, WrongKeys
 from lascaux.models import clip as clip_model
 from lascaux.models import clip_gen as clip_gen_model
+from lascaux.models import dalle as dalle_model
+from lascaux.models import dalle_clip as dalle_clip_model
 from lascaux.models import discrete_vae as discrete_vae_model
 from lascaux.models import dvae as dvae_model
 from lascaux.models import inception as inception_model
@@ -24,6 +26,9 @@ from lascaux.weights.maps import (
     clip,
     clip_folder,
     clip_gen,
+    dalle,
+    dalle_clip,
+    dalle_folder,
     discrete_vae,
     dvae,
     inception,
@@ -180,6 +185,24 @@ KINDS: dict[str, Kind] = {
         adopt=inception.adopt,
         hashed=inception.decisive,
     ),
+    "dalle": Kind(
+        model=dalle_model.Dalle,
+        config=dalle_model.DalleConfig,
+        variants=dalle_model.VARIANTS,
+        recognises=dalle.recognises,
+        adopt=dalle.adopt,
+        complete=dalle_folder.give_tokenizer,
+        beside=dalle_folder.write_beside,
+        hashed=dalle.decisive,
+        parts=dalle.PARTS,
+    ),
+    "dalle_clip": Kind(
+        model=dalle_clip_model.DalleClip,
+        config=dalle_clip_model.DalleClipConfig,
+        recognises=dalle_clip.recognises,
+        adopt=dalle_clip.adopt,
+        hashed=lambda config: str(config.text_heads),
+    ),
 }
 
 
@@ -246,10 +269,17 @@ def whole_config(model: nn.Module) -> Composite:
     for place in known[1].parts if known else ():
         if (part := getattr(model, place)) is None:
             continue
-        if (inside := kind_of(part)) is None:
+        if kind_of(part) is None:
             raise Unsupported(f"{place} is a {type(part).__name__}: no model of this library")
-        parts[place] = Part(inside[0], part.config)
+        parts[place] = part_of(part)
     return Composite(cast(Any, model).config, parts)
+
+
+def part_of(model: nn.Module) -> Part:
+    """A model of this library as a part of another."""
+    known = kind_of(model)
+    assert known is not None, f"a {type(model).__name__} is no model of this library"
+    return Part(known[0], cast(Any, model).config)
 
 
 def config_from_json(name: str, published: Mapping[str, Any]) -> Any:

@@ -15,7 +15,7 @@ from lascaux.weights.download import HUB_ID, fetch_entry, fetch_hub
 from lascaux.weights.fingerprint import remember_stored
 from lascaux.weights.folder import Source, find_source
 from lascaux.weights.keymap import listed, require_shapes
-from lascaux.weights.kinds import KINDS, adopted, made, recognise
+from lascaux.weights.kinds import KINDS, adopted, made, part_of, recognise
 from lascaux.weights.published import Published
 from lascaux.weights.reading import Checkpoint, read_tensors
 from lascaux.weights.save import save
@@ -78,7 +78,7 @@ def load(
         source = replace(source, vocabulary=Path(tokenizer))
     if part is not None:
         source = replace(source, part=part.rstrip("."), model=None)
-    return assemble(source, device=device, dtype=dtype, activation=activation)
+    return assemble(source, device=device, dtype=dtype, activation=activation, offline=offline)
 
 
 def find(
@@ -111,6 +111,7 @@ def assemble(
     device: torch.device,
     dtype: torch.dtype,
     activation: str | None = None,
+    offline: bool | None = None,
 ) -> Any:
     """The model of which the parts were found; arguments as `load` takes them."""
     found, files = read(source)
@@ -121,6 +122,10 @@ def assemble(
     # Checking the files and putting parts together has touched what may never be used.
     for file in files:
         file.let_go()
+    for place, other in ours.fetched.items():
+        part = load(other, device=device, dtype=dtype, offline=offline)
+        state |= {f"{place}.{key}": tensor for key, tensor in part.state_dict().items()}
+        config = replace(config, parts={**config.parts, place: part_of(part)})
     model = build(lambda: made(name, config))
     require_shapes(state, model.state_dict(), ours.rules, source=source.label)
     stored = dict(state) if dtype == torch.float16 else {}

@@ -43,6 +43,8 @@ class Adopted:
         rules: by which the names came; none where they were ours already.
         layout: the publisher's way of naming.
         dropped: published names that have no place in the model, each with the reason.
+        fetched: models that it is made of and that the file has not, by the names under which it
+            keeps them: their names in the catalogue.
     """
 
     tensors: dict[str, Tensor]
@@ -50,6 +52,7 @@ class Adopted:
     rules: tuple[Rule, ...] = ()
     layout: str = "lascaux"
     dropped: Mapping[str, str] = field(default_factory=dict)
+    fetched: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -22,6 +22,8 @@ _FILES = frozenset(
         "config.json",
         WEIGHTS,
         "tokenizer.json",
+        "tokenizer.bpe",
+        "vocab.txt",
         "preprocessor_config.json",
         "README.md",
         ".gitattributes",
