@@ -36,9 +36,12 @@ def test_in_bfloat16_answers_and_gradients_are_those_of_float64_but_for_rounding
 def test_torchs_kernel_is_left_only_where_it_is_slow(monkeypatch, autocast):
     calls = []
     real = F.scaled_dot_product_attention
-    monkeypatch.setattr(
-        module.F, "scaled_dot_product_attention", lambda *a: calls.append(1) or real(*a)
-    )
+
+    def watched(*given: Tensor, **more: object) -> Tensor:
+        calls.append(1)
+        return real(*given, **more)
+
+    monkeypatch.setattr(module.F, "scaled_dot_product_attention", watched)
     of = rows(torch.float32 if autocast else torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         attention(*of)
