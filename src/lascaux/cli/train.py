@@ -18,6 +18,7 @@ RECIPES = {
     "clip": "ClipTraining",
     "vqgan": "VqGanTraining",
     "styled-vq": "StyledVqTraining",
+    "clip-gen": "ClipGenTraining",
     "ochre-clip": "OchreClip",
     "ochre-judge": "OchreJudge",
     "ochre-vq": "OchreVq",

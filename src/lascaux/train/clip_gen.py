@@ -1,0 +1,212 @@
+"""What all recipes of CLIP-GEN share: the model, its loss, and how it is measured.
+
+Wang et al. 2022, arXiv:2203.00386: a picture's codes are learnt from its own embedding by a CLIP; a
+sentence's embedding, which lies in the same space, comes in its place afterwards. No caption is
+ever seen. Batches have "tokens" (`b n`) and "embedding" (`b e`, of unit length).
+
+Embeddings of pictures and of sentences lie in the same space, but not in the same part of it. Noise
+on the embedding makes the model bear that (Zhou et al. 2022, arXiv:2111.13792, section 3.2); the
+published training has none.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from torch import Tensor, nn
+
+from lascaux.errors import BadInput
+from lascaux.generate.sampling import Sampling
+from lascaux.generate.tokens import begin, write
+from lascaux.images.preprocess import Preprocessing, normalise, to_square
+from lascaux.models.clip import Clip
+from lascaux.models.clip_gen import ClipGen, embedding_loss
+from lascaux.nn.grid import Grid
+from lascaux.tasks.tokenisers import ImageTokeniser, image_tokeniser
+from lascaux.train.optimisers import Optimiser, decayed_and_plain, within_blocks
+from lascaux.train.recipe import Loss, Moment, Recipe, Sample, precise, restated, setting
+from lascaux.weights.load import load
+
+_SHOWN = 8  # pictures of a sheet of samples
+_AT_ONCE = 64  # pictures of a validation
+_TOP_K = 500  # of samples, as published
+
+
+class Answers(NamedTuple):
+    """Codes and embeddings of the same pictures."""
+
+    tokens: Int[Tensor, "b n"]
+    embeddings: Float[Tensor, "b e"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing(Recipe):
+    """Settings of all runs that train CLIP-GEN's transformer."""
+
+    best: ClassVar[str | None] = "-validation_loss"
+
+    embedding_noise: float = setting(
+        0.0, "on embeddings, as a part of their length, so that sentences serve as well"
+    )
+    reconstruction_weight: float = setting(
+        0.0, "of the distance of embeddings of what would be drawn; the paper's second term"
+    )
+    optimiser: Literal["adamw", "muon"] = setting("adamw", "muon: of the matrices of the blocks")
+    learning_rate: float = restated("learning_rate", 5e-4)
+    weight_decay: float = restated("weight_decay", 0.01)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("embedding_noise", "reconstruction_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                flag = name.replace("_", "-")
+                raise BadInput(f"--{flag} is {getattr(self, name)}; it must be at least 0")
+
+    def optimisers(self, model: nn.Module) -> dict[str, Optimiser]:
+        """AdamW with the published betas; or Muon within the blocks."""
+        named = list(model.named_parameters())
+        if self.optimiser == "muon":
+            groups = within_blocks(named, self.blocks(model), self.weight_decay)
+        else:
+            groups = decayed_and_plain(named, self.weight_decay)
+        return {"model": Optimiser(self.optimiser, groups, (0.9, 0.95))}
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], moment: Moment) -> Loss:
+        """Cross entropy of the codes; with a weight, also the embeddings' distance."""
+        assert isinstance(model, ClipGen)
+        tokens, embeddings = batch["tokens"], batch["embedding"]
+        logits = model(tokens[:, :-1], self._noisy(embeddings))
+        value = F.cross_entropy(rearrange(logits, "b n v -> (b n) v").float(), tokens.flatten())
+        if not self.reconstruction_weight:
+            return Loss(value, {})
+        with precise(tokens.device):
+            apart = self._apart(model, logits.float(), embeddings)
+        figures: dict[str, Tensor | float] = {"embedding_distance": apart.detach()}
+        return Loss(value + self.reconstruction_weight * apart, figures)
+
+    def measured(self, model: ClipGen, aside: Answers) -> dict[str, float]:
+        """The loss on pictures kept aside, in nats a code."""
+        losses = [
+            model.loss(tokens.to(model.positions.device), embeddings.to(model.positions.device))
+            * len(tokens)
+            for tokens, embeddings in zip(*(each.split(_AT_ONCE) for each in aside), strict=True)
+        ]
+        return {"validation_loss": torch.stack(losses).sum().item() / len(aside.tokens)}
+
+    def drawn(self, model: ClipGen, aside: Answers) -> list[Sample]:
+        """Pictures kept aside after their codes, each beside one written from its embedding."""
+        tokeniser = tokeniser_of(model.config.tokeniser or "")
+        tokens, embeddings = (each[:_SHOWN] for each in aside)
+        beginning = begin(model, embeddings[:, None].to(model.positions.device))
+        sampling = Sampling(top_k=min(_TOP_K, model.codes))
+        seeds = range(len(tokens))
+        *_, last = write(model, beginning, tokens.shape[1], sampling=sampling, seeds=seeds)
+        grid = grid_of(tokeniser)
+        pages = torch.cat([tokeniser.decode(ids.cpu(), grid) for ids in (tokens, last.ids)], dim=3)
+        pages = (pages * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        return [Sample(Image.fromarray(page), f"seed {seed}") for seed, page in enumerate(pages)]
+
+    def _noisy(self, embeddings: Float[Tensor, "b e"]) -> Float[Tensor, "b e"]:
+        """Embeddings of unit length again, turned by chance."""
+        if not self.embedding_noise:
+            return embeddings
+        # The CPU's generator, which checkpoints keep.
+        chance = F.normalize(torch.randn(embeddings.shape), dim=-1).to(embeddings)
+        return F.normalize(embeddings + self.embedding_noise * chance, dim=-1)
+
+    def _apart(self, model: ClipGen, logits: Tensor, embeddings: Tensor) -> Tensor:
+        tokeniser, clip = (
+            tokeniser_of(model.config.tokeniser or ""),
+            clip_of(model.config.clip or ""),
+        )
+        spelt, grid = tokeniser.model, grid_of(tokeniser)
+        if grid is None:
+            raise BadInput("--reconstruction-weight: codes of this tokeniser have no places")
+        for part in (spelt, clip):
+            part.to(logits.device)
+        config = clip.config
+
+        def embed(pictures: Tensor) -> Tensor:
+            x = normalise(spelt.denormalise(pictures), config.mean, config.std)
+            return F.normalize(clip.encode_image(x), dim=-1)
+
+        return embedding_loss(
+            logits,
+            embeddings,
+            codebook=spelt.lookup(torch.arange(tokeniser.codes, device=logits.device)[None])[0],
+            grid=grid,
+            decode=spelt.decode,
+            embed=embed,
+            size=config.image_size,
+        )
+
+
+def code_count(tokeniser: ImageTokeniser) -> int:
+    """Codes of a picture of the tokeniser's own size."""
+    grid = grid_of(tokeniser)
+    if grid is not None:
+        return grid[0] * grid[1]
+    assert tokeniser.length is not None
+    return tokeniser.length
+
+
+def grid_of(tokeniser: ImageTokeniser) -> Grid | None:
+    """Rows and columns of a picture's codes."""
+    size = tokeniser.preprocessing.size
+    return tokeniser.grid(size, size)
+
+
+def square(image: Image.Image, how: Preprocessing) -> UInt8[Tensor, "1 3 y x"]:
+    """A picture as a model takes it."""
+    pixels = torch.from_numpy(np.asarray(to_square(image, how)).copy())
+    return rearrange(pixels, "y x c -> 1 c y x")
+
+
+@lru_cache(maxsize=2)
+def tokeniser_of(name: str) -> ImageTokeniser:
+    """The tokeniser of a name, which is not trained."""
+    found = image_tokeniser(name)
+    found.model.requires_grad_(False)
+    return found
+
+
+@lru_cache(maxsize=2)
+def clip_of(name: str) -> Clip:
+    """The CLIP of a name, which is not trained.
+
+    Raises:
+        BadInput: it is something else.
+    """
+    found = load(name)
+    if not isinstance(found, Clip):
+        raise BadInput(f"--clip {name} is a {type(found).__name__}; expected a CLIP")
+    return found.eval().requires_grad_(False)
+
+
+def card(name: str, recipe: Writing, figures: dict[str, float]) -> str:
+    """Markdown of a trained model."""
+    measured = "\n".join(f"| {name} | {value:.4f} |" for name, value in figures.items())
+    return _CARD.format(name=name, steps=recipe.steps, size=recipe.batch_size, measured=measured)
+
+
+_CARD = """\
+---
+library_name: lascaux
+tags:
+- clip-gen
+---
+
+# A CLIP-GEN trained by the recipe `{name}` of Lascaux
+
+{steps} steps of {size} pictures; no caption was seen.
+
+| on pictures kept aside | |
+|---|---|
+{measured}
+"""
