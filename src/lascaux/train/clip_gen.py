@@ -11,7 +11,7 @@ published training has none.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -125,7 +125,7 @@ class Writing(Recipe):
             tokeniser_of(model.config.tokeniser or ""),
             clip_of(model.config.clip or ""),
         )
-        spelt, grid = tokeniser.model, grid_of(tokeniser)
+        spelt, grid = cast(Any, tokeniser.model), grid_of(tokeniser)
         if grid is None:
             raise BadInput("--reconstruction-weight: codes of this tokeniser have no places")
         for part in (spelt, clip):
