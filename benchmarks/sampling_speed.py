@@ -75,10 +75,12 @@ class Steps:
         self.cache.keys.normal_()
         self.cache.values.normal_()
 
-    def present(self) -> Tensor:
-        """What is kept, as the peer has it."""
+    def presents(self) -> list[Tensor]:
+        """What is kept, as the peer has it: of the condition, and of each code behind it."""
         kept = (self.cache.keys, self.cache.values)
-        return torch.stack([each[:, :, :, : self.past] for each in kept], dim=1)
+        whole = torch.stack([each[:, :, :, : self.past] for each in kept], dim=1)
+        parts = whole.split([CONDITION] + (self.past - CONDITION) * [1], dim=-2)
+        return [part.contiguous() for part in parts]
 
     def __call__(self) -> Tensor:
         self.cache.lengths = [self.past] * self.batch
@@ -101,7 +103,7 @@ def compare_steps(model: TamingTransformer, gpt: Any, rounds: int) -> None:
     def note(key: Any, work: Callable[[], object]) -> None:
         found.setdefault(key, []).append(seconds(work))
 
-    presents = {past: [ours["torch", past].present()] for past in pasts}
+    presents = {past: ours["torch", past].presents() for past in pasts}
     if gpt is not None:
         one = ours["torch", pasts[0]]
         theirs, *_ = gpt.forward_with_past(one.ids[:, -1:], past=presents[256], past_length=256)
