@@ -308,7 +308,8 @@ class SpellOptions:
     """
 
     model: str = field(
-        metadata={"help": "image tokeniser: a name (`lascaux models`), a folder or a hub id"}
+        default="ochre-vq",
+        metadata={"help": "image tokeniser: a name (`lascaux models`), a folder or a hub id"},
     )
     size: int | None = field(
         default=None,
