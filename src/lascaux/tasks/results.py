@@ -1,7 +1,7 @@
 """What the tasks answer: frozen objects with one JSON form, that of `as_json`."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -103,9 +103,12 @@ class Picture:
     seed: int
     prompt: str  # the sentence; empty where there was none
     model: str  # what it was called
-    settings: dict[str, Any]  # JSON values: everything else that decides what is painted
-    score: float | None = None  # by which it was chosen among others; None where none was asked
-    weights: str = ""  # the hash of all weights that took part
+    settings: dict[str, Any]  # JSON values: how it was made
+    score: float | None = None  # how well it fits what was asked for; None where nobody scored it
+    weights: str = ""  # the hash of the model's weights
+    caption: str | None = None  # the sentence as the model went on with it, where it was to
+    # JSON values that repeating it needs besides, such as its codes; they go into its file alone.
+    record: dict[str, Any] = field(default_factory=dict)
 
 
 Result = Classified | Failed | Hit | Updated | Embedded | Spelling | Picture
@@ -114,10 +117,11 @@ Result = Classified | Failed | Hit | Updated | Embedded | Spelling | Picture
 def as_json(result: Result) -> dict[str, Any]:
     """The result's fields as plain JSON values; what failed is told by its `reason`.
 
-    Of a picture that was made, the image is left out: it is in its file.
+    Of a picture that was made, the image and the record are left out: they are in its file.
     """
     if isinstance(result, Picture):
-        told = (field.name for field in fields(result) if field.name != "image")
+        left_out = {"image", "record"}
+        told = (entry.name for entry in fields(result) if entry.name not in left_out)
         return {name: getattr(result, name) for name in told}
     found = asdict(result)
     if isinstance(result, Classified):
