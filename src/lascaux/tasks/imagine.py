@@ -12,7 +12,7 @@ from jaxtyping import Int
 from PIL import Image
 from torch import Tensor, nn
 
-from lascaux.errors import BadInput, BadPicture, Unsupported, WrongHash
+from lascaux.errors import BadInput, BadPicture, UnknownModel, Unsupported, WrongHash
 from lascaux.images.labelled import read_label
 from lascaux.images.preprocess import pixels
 from lascaux.models.clip import Clip
@@ -76,7 +76,7 @@ class Imaginer:
 
     def __init__(
         self,
-        model: str | Path | ClipGen | Dalle,
+        model: str | Path | nn.Module,
         *,
         tokeniser: str | Path | nn.Module | None = None,
         clip: str | Path | Clip | None = None,
@@ -426,6 +426,47 @@ class Imaginer:
                 f"--{part})"
             )
         return named
+
+
+def repeated(
+    path: str | Path,
+    *,
+    model: str | Path | None = None,
+    tokeniser: str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> Picture:
+    """The picture in a file that this verb wrote, drawn again by the models that it names.
+
+    Args:
+        path: of the PNG.
+        model: where the model is, if it is no longer where the file says.
+        tokeniser: likewise.
+        device: where to compute.
+
+    Raises:
+        BadPicture: it is no such file, or damaged.
+        WrongHash: what is found there has other weights than made it.
+        WeightsError: a model cannot be found or loaded.
+    """
+    label = read_label(path, VERB)
+    made = Kept.of(label, path).picture
+    settings = made["settings"]
+    if not (chosen := model or made["model"]):
+        raise BadInput(f"{path} does not name its model; name it (model, or --model)")
+    try:
+        imaginer = Imaginer(
+            chosen,
+            tokeniser=tokeniser or settings.get("tokeniser"),
+            device=device,
+            dtype=settings.get("dtype", "float32"),
+        )
+    except UnknownModel as error:
+        if model is not None:
+            raise
+        raise UnknownModel(
+            f"{error}; {path} says that it was made by this: name where it is (model, or --model)"
+        ) from error
+    return imaginer.repeat(path, label)
 
 
 def _load(model: str | Path, device: str | torch.device, dtype: str | torch.dtype) -> Any:
