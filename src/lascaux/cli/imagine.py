@@ -78,18 +78,24 @@ def run(arguments: argparse.Namespace) -> int:
     from lascaux.tasks.imagine import Imaginer
 
     imaginer = Imaginer.from_options(options)
-    written: list[tuple[Path, Picture]] = []
+    written: list[Path] = []
+    told: list[dict[str, Any]] = []
+    shown: list[Picture] = []
     total = (options.keep or options.n) * (options.steps if arguments.between else 1)
     try:
         with progress() as show:
             for name, picture in _made(arguments, options, imaginer, show):
-                written.append((_write(picture, folder / name), picture))
+                written.append(_write(picture, folder / name))
+                told.append(_told(written[-1], picture))
+                shown += [picture] if len(shown) < _SHOWN else []
     except KeyboardInterrupt:
         more = "; the best are written when all are made" if options.keep and not written else ""
         say(f"{len(written)} of {total} pictures are whole, in {folder}{more}")
         raise
-    contact = _draw_contact(written, folder, arguments, options)
-    _tell(written, arguments.json)
+    contact = len(shown) > 1
+    if contact:
+        _draw_contact(shown, folder, arguments, options)
+    _tell(told, arguments.json)
     noun = "picture" if len(written) == 1 else "pictures"
     say(f"wrote {len(written)} {noun}{' and ' + _CONTACT if contact else ''} to {folder}")
     return 0
@@ -134,7 +140,7 @@ def _repeat(arguments: argparse.Namespace, options: ImagineOptions, folder: Path
         device=options.device,
     )
     path = _write(picture, folder / Path(arguments.repeated).with_suffix(".png").name)
-    _tell([(path, picture)], arguments.json)
+    _tell([_told(path, picture)], arguments.json)
     say(f"wrote {path}")
     return 0
 
@@ -188,18 +194,12 @@ def _write(picture: "Picture", path: Path) -> Path:
 
 
 def _draw_contact(
-    written: "list[tuple[Path, Picture]]",
-    folder: Path,
-    arguments: argparse.Namespace,
-    options: ImagineOptions,
-) -> bool:
-    """Write the sheet of all pictures, if there are several."""
-    if len(written) < 2:
-        return False
+    shown: "list[Picture]", folder: Path, arguments: argparse.Namespace, options: ImagineOptions
+) -> None:
+    """Write the sheet of the first pictures."""
     from lascaux.images.contact import contact_page
     from lascaux.tasks.aside import written_aside
 
-    shown = [picture for _, picture in written[:_SHOWN]]
     each = options.keep or options.n
     columns = (each if each > 1 else min(len(shown), 8)) if arguments.between else None
     title = arguments.sentence or arguments.image or " ... ".join(arguments.between)
@@ -211,7 +211,6 @@ def _draw_contact(
     )
     with written_aside(folder / _CONTACT) as part:
         page.save(part, "PNG")
-    return True
 
 
 def _line(picture: "Picture") -> str:
@@ -223,14 +222,17 @@ def _line(picture: "Picture") -> str:
     return ", ".join(parts)
 
 
-def _tell(written: "list[tuple[Path, Picture]]", as_list: bool) -> None:
+def _told(path: Path, picture: "Picture") -> dict[str, Any]:
+    return {"out": str(path), **as_json(picture)}
+
+
+def _tell(told: list[dict[str, Any]], as_list: bool) -> None:
     if as_list:
         import json
 
-        told = [{"out": str(path), **as_json(picture)} for path, picture in written]
         print(json.dumps(told, ensure_ascii=False, indent=1))
         return
-    for path, picture in written:
-        score = "" if picture.score is None else f"  {picture.score:.3f}"
-        caption = "" if picture.caption is None else f"  {picture.caption}"
-        print(f"{path}{score}{caption}")
+    for one in told:
+        score = "" if one["score"] is None else f"  {one['score']:.3f}"
+        caption = "" if one["caption"] is None else f"  {one['caption']}"
+        print(f"{one['out']}{score}{caption}")

@@ -355,7 +355,14 @@ class Imaginer:
             reading=job.options.reading,
             too_long=job.options.too_long,
         )
-        return [replace(p, score=score) for p, score in zip(pictures, found, strict=True)]
+        rerank = self._rerank
+        by = rerank if isinstance(rerank, str | Path) else type(rerank).__name__
+        if rerank is None:
+            by = self._named["clip"] or self.writer.model.config.clip or "its own"
+        return [
+            replace(picture, score=score, settings={**picture.settings, "scored_by": str(by)})
+            for picture, score in zip(pictures, found, strict=True)
+        ]
 
     @staticmethod
     def _best(pictures: list[Picture], options: ImagineOptions) -> list[Picture]:
