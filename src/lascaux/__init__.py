@@ -14,11 +14,11 @@ from lascaux.errors import LascauxError
 if TYPE_CHECKING:
     from lascaux.models.clip import Clip, ClipConfig
     from lascaux.tasks.classify import Classifier
+    from lascaux.tasks.imagine import Imaginer
     from lascaux.tasks.search import Index
     from lascaux.tasks.spell import Speller
     from lascaux.text.clip_bpe import ClipTokenizer
-    from lascaux.weights.load import load
-    from lascaux.weights.save import save
+    from lascaux.weights.load import load, save
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Clip",
     "ClipConfig",
     "ClipTokenizer",
+    "Imaginer",
     "Index",
     "LascauxError",
     "Speller",
@@ -35,23 +36,20 @@ __all__ = [
 
 # torch takes a second to import, so a name is fetched when it is first used.
 _HOMES = {
-    "Classifier": "lascaux.tasks.classify",
-    "Clip": "lascaux.models.clip",
-    "ClipConfig": "lascaux.models.clip",
+    **dict.fromkeys(("Clip", "ClipConfig"), "lascaux.models.clip"),
     "ClipTokenizer": "lascaux.text.clip_bpe",
+    "Classifier": "lascaux.tasks.classify",
+    "Imaginer": "lascaux.tasks.imagine",
     "Index": "lascaux.tasks.search",
     "Speller": "lascaux.tasks.spell",
-    "load": "lascaux.weights.load",
-    "save": "lascaux.weights.save",
+    **dict.fromkeys(("load", "save"), "lascaux.weights.load"),
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'lascaux' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+    return globals().setdefault(name, getattr(import_module(_HOMES[name]), name))
 
 
 def __dir__() -> list[str]:

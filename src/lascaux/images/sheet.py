@@ -127,13 +127,13 @@ def side_by_side(
         if place > width:
             draw.rectangle((x, margin + pad, x + place - 1, margin + pad + height - 1), _PLACE)
         page.paste(picture, (x + (place - width) // 2, margin + pad))
-        _write(draw, (x, y), label, text, _FAINT, place, chosen)
+        write_line(draw, (x, y), label, text, _FAINT, place, chosen)
     x, room = margin + pad, 2 * place + gap
     y += round(text * 2.1)
-    _write(draw, (x, y), title, head, _INK, room, chosen)
+    write_line(draw, (x, y), title, head, _INK, room, chosen)
     y += head + round(text * 0.7)
     for line in lines:
-        _write(draw, (x, y), line, text, _INK, room, chosen)
+        write_line(draw, (x, y), line, text, _INK, room, chosen)
         y += round(text * 1.7)
     return page
 
@@ -169,15 +169,15 @@ def _draw_card(
             shown, (left + (_PICTURE - shown.width) // 2, top + (_PICTURE - shown.height) // 2)
         )
     y = top + _PICTURE + 12
-    _write(draw, (left, y), entry.title, _TITLE, _INK, _PICTURE, font)
+    write_line(draw, (left, y), entry.title, _TITLE, _INK, _PICTURE, font)
     y += 22
-    _write(draw, (left, y), entry.note, _TEXT - 1, _FAINT, _PICTURE, font)
+    write_line(draw, (left, y), entry.note, _TEXT - 1, _FAINT, _PICTURE, font)
     y += note_room
     for rank, (label, score) in enumerate(entry.bars):
         share = min(max(score, 0.0), 1.0)
         figure = f"{share:.0%}" if share >= 0.01 or not share else "<1%"
         room = _PICTURE - 52
-        _write(draw, (left, y), label, _TEXT, _FAINT if rank else _INK, room, font)
+        write_line(draw, (left, y), label, _TEXT, _FAINT if rank else _INK, room, font)
         ink = _FAINT if rank else _INK
         draw.text((right, y + _TEXT), figure, ink, _typeface("0", _TEXT, font), anchor="rs")
         bar = y + _TEXT + 6
@@ -201,7 +201,7 @@ def _fitted(picture: Image.Image) -> Image.Image:
     return ImageOps.contain(picture, (_PICTURE, _PICTURE), Image.Resampling.LANCZOS)
 
 
-def _write(
+def write_line(
     draw: ImageDraw.ImageDraw,
     at: tuple[int, int],
     text: str,

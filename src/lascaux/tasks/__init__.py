@@ -11,18 +11,31 @@ if TYPE_CHECKING:
     from lascaux.tasks.classify import Classifier
     from lascaux.tasks.embed import embed_pictures, embed_texts
     from lascaux.tasks.evidence import ClassEvidence, EvidenceWeights
+    from lascaux.tasks.imagine import Imaginer
+    from lascaux.tasks.imagined import label_of
     from lascaux.tasks.options import (
         ClassifyOptions,
         EmbedOptions,
+        ImagineOptions,
         SearchOptions,
         SpellOptions,
         UnspellOptions,
     )
     from lascaux.tasks.pictures import pictures_in
-    from lascaux.tasks.results import Classified, Embedded, Failed, Hit, Label, Spelling, Updated
+    from lascaux.tasks.results import (
+        Classified,
+        Embedded,
+        Failed,
+        Hit,
+        Label,
+        Picture,
+        Spelling,
+        Updated,
+    )
     from lascaux.tasks.search import Index
     from lascaux.tasks.spell import Reconstruction, Speller
     from lascaux.tasks.spelling_file import read_spellings, write_spellings
+    from lascaux.tasks.wishes import wish_of
 
 _HOMES = {
     "Calibration": "calibrate",
@@ -35,8 +48,11 @@ _HOMES = {
     "EvidenceWeights": "evidence",
     "Failed": "results",
     "Hit": "results",
+    "ImagineOptions": "options",
+    "Imaginer": "imagine",
     "Index": "search",
     "Label": "results",
+    "Picture": "results",
     "Reconstruction": "spell",
     "SearchOptions": "options",
     "SpellOptions": "options",
@@ -46,8 +62,10 @@ _HOMES = {
     "Updated": "results",
     "embed_pictures": "embed",
     "embed_texts": "embed",
+    "label_of": "imagined",
     "pictures_in": "pictures",
     "read_spellings": "spelling_file",
+    "wish_of": "wishes",
     "write_spellings": "spelling_file",
 }
 
@@ -62,8 +80,11 @@ __all__ = [
     "EvidenceWeights",
     "Failed",
     "Hit",
+    "ImagineOptions",
+    "Imaginer",
     "Index",
     "Label",
+    "Picture",
     "Reconstruction",
     "SearchOptions",
     "SpellOptions",
@@ -73,8 +94,10 @@ __all__ = [
     "Updated",
     "embed_pictures",
     "embed_texts",
+    "label_of",
     "pictures_in",
     "read_spellings",
+    "wish_of",
     "write_spellings",
 ]
 

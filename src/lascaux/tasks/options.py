@@ -342,3 +342,105 @@ class UnspellOptions:
     tile: bool = field(default=False, metadata={"help": "decode large grids in overlapping tiles"})
     device: str = _as_classify("device")
     dtype: Dtype = _as_classify("dtype")  # noqa: RUF009  # it gives a field
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagineOptions:
+    """How pictures are made of sentences or of pictures.
+
+    Raises:
+        BadInput: a value out of its range, or more pictures to be kept than made.
+    """
+
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "a CLIP-GEN or a DALL-E: a name (`lascaux models`), a folder or a hub id; "
+            "required for now but with --from, since none is embedded yet"
+        },
+    )
+    n: int = field(default=1, metadata={"help": "pictures made of each sentence or picture"})
+    seed: int = field(
+        default=0, metadata={"metavar": "S", "help": "of the first; the others have S + 1, ..."}
+    )
+    keep: int | None = field(
+        default=None,
+        metadata={"metavar": "K", "help": "order the pictures by a CLIP, and keep the best K"},
+    )
+    rerank: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "MODEL",
+            "help": "the CLIP that orders them; if not given, the one that a CLIP-GEN reads",
+        },
+    )
+    temperature: float = field(
+        default=1.0, metadata={"help": "below 1 likelier pictures, above 1 unlikelier ones"}
+    )
+    top_k: int | None = field(
+        default=None,
+        metadata={
+            "metavar": "K",
+            "help": "choose each code among the K likeliest; if not given, as published: 500 for "
+            "a CLIP-GEN, and for a DALL-E a tenth of all its tokens",
+        },
+    )
+    top_p: float | None = field(
+        default=None,
+        metadata={
+            "help": "choose among the likeliest that have this share together; if not given, as "
+            "published: 0.95 for a CLIP-GEN, 1 for a DALL-E"
+        },
+    )
+    guidance: float = field(
+        default=1.0,
+        metadata={"help": "of a DALL-E: above 1, closer to the sentence; twice the work"},
+    )
+    complete_text: bool = field(
+        default=False,
+        metadata={"help": "of a DALL-E: let it go on with the sentence, then paint the whole"},
+    )
+    prime_share: float = field(
+        default=0.4375, metadata={"help": "how much of the picture of --prime is kept, from above"}
+    )
+    steps: int = field(
+        default=8, metadata={"help": "from one end of --between to the other, both counted"}
+    )
+    too_long: Literal["truncate", "error"] = field(
+        default="truncate",
+        metadata={
+            "help": "a sentence of more tokens than the model reads is cut, and that is told; or "
+            "refused"
+        },
+    )
+    tokeniser: str | None = field(
+        default=None,
+        metadata={"help": "whose codes the model writes; if not given, as the model says"},
+    )
+    clip: str | None = field(
+        default=None,
+        metadata={"help": "whose embeddings a CLIP-GEN reads; if not given, as the model says"},
+    )
+    reading: Literal["photo", "official"] = _as_classify("reading")
+    device: str = _as_classify("device")
+    dtype: Dtype = _as_classify("dtype")  # noqa: RUF009  # it gives a field
+    batch_size: int = field(default=8, metadata={"help": "pictures made at once"})
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "n", "batch_size")
+        if self.keep is not None and not 1 <= self.keep <= self.n:
+            raise BadInput(f"keep is {self.keep}; of n = {self.n} pictures, 1 to {self.n} are kept")
+        if not 0 <= self.seed <= (1 << 63) - 1 - self.n:
+            raise BadInput(f"seed is {self.seed}; expected 0 to 2^63 - 1 - n")
+        if not 0 < self.temperature < float("inf"):
+            raise BadInput(f"temperature is {self.temperature}; expected a number above 0")
+        if self.top_k is not None and self.top_k < 1:
+            raise BadInput(f"top_k is {self.top_k}; it must be at least 1, or not given")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise BadInput(f"top_p is {self.top_p}; expected a share above 0 and up to 1")
+        if not abs(self.guidance) < float("inf"):
+            raise BadInput(f"guidance is {self.guidance}; expected a finite number")
+        if not 0 <= self.prime_share < 1:
+            raise BadInput(f"prime_share is {self.prime_share}; expected 0 up to, and without, 1")
+        if self.steps < 2:
+            raise BadInput(f"steps is {self.steps}; both ends are steps, so it must be at least 2")

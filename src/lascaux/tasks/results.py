@@ -1,8 +1,11 @@
 """What the tasks answer: frozen objects with one JSON form, that of `as_json`."""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Scores = Literal["softmax", "probability", "cosine"]
 HitScores = Literal["cosine", "deviations"]
@@ -92,16 +95,39 @@ class Spelling:
         return len(self.ids) * math.log2(self.codes)
 
 
-Result = Classified | Failed | Hit | Updated | Embedded | Spelling
+@dataclass(frozen=True)
+class Picture:
+    """A picture that was made, with all that it takes to make it again."""
+
+    image: "Image"
+    seed: int
+    prompt: str  # the sentence; empty where there was none
+    model: str  # what it was called
+    settings: dict[str, Any]  # JSON values: how it was made
+    score: float | None = None  # how well it fits what was asked for; None where nobody scored it
+    weights: str = ""  # the hash of the model's weights
+    caption: str | None = None  # the sentence as the model went on with it, where it was to
+    # JSON values that repeating it needs besides, such as its codes; they go into its file alone.
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+Result = Classified | Failed | Hit | Updated | Embedded | Spelling | Picture
 
 
 def as_json(result: Result) -> dict[str, Any]:
-    """The result's fields as plain JSON values; what failed is told by its `reason`."""
-    fields = asdict(result)
+    """The result's fields as plain JSON values; what failed is told by its `reason`.
+
+    Of a picture that was made, the image and the record are left out: they are in its file.
+    """
+    if isinstance(result, Picture):
+        left_out = {"image", "record"}
+        told = (entry.name for entry in fields(result) if entry.name not in left_out)
+        return {name: getattr(result, name) for name in told}
+    found = asdict(result)
     if isinstance(result, Classified):
-        fields["labels"] = [
+        found["labels"] = [
             {key: value for key, value in label.items() if value is not None}
-            for label in fields["labels"]
+            for label in found["labels"]
         ]
-        fields["answer"] = result.answer
-    return fields
+        found["answer"] = result.answer
+    return found
