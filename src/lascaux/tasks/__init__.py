@@ -9,17 +9,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lascaux.tasks.calibrate import Calibration
     from lascaux.tasks.classify import Classifier
+    from lascaux.tasks.conditions import Wish
     from lascaux.tasks.embed import embed_pictures, embed_texts
     from lascaux.tasks.evidence import ClassEvidence, EvidenceWeights
     from lascaux.tasks.options import (
         ClassifyOptions,
         EmbedOptions,
+        PaintOptions,
         SearchOptions,
         SpellOptions,
         UnspellOptions,
     )
+    from lascaux.tasks.paint import Growing, Painter
     from lascaux.tasks.pictures import pictures_in
-    from lascaux.tasks.results import Classified, Embedded, Failed, Hit, Label, Spelling, Updated
+    from lascaux.tasks.results import (
+        Classified,
+        Embedded,
+        Failed,
+        Hit,
+        Label,
+        Picture,
+        Spelling,
+        Updated,
+    )
     from lascaux.tasks.search import Index
     from lascaux.tasks.spell import Reconstruction, Speller
     from lascaux.tasks.spelling_file import read_spellings, write_spellings
@@ -34,9 +46,13 @@ _HOMES = {
     "Embedded": "results",
     "EvidenceWeights": "evidence",
     "Failed": "results",
+    "Growing": "paint",
     "Hit": "results",
     "Index": "search",
     "Label": "results",
+    "PaintOptions": "options",
+    "Painter": "paint",
+    "Picture": "results",
     "Reconstruction": "spell",
     "SearchOptions": "options",
     "SpellOptions": "options",
@@ -44,6 +60,7 @@ _HOMES = {
     "Spelling": "results",
     "UnspellOptions": "options",
     "Updated": "results",
+    "Wish": "conditions",
     "embed_pictures": "embed",
     "embed_texts": "embed",
     "pictures_in": "pictures",
@@ -61,9 +78,13 @@ __all__ = [
     "Embedded",
     "EvidenceWeights",
     "Failed",
+    "Growing",
     "Hit",
     "Index",
     "Label",
+    "PaintOptions",
+    "Painter",
+    "Picture",
     "Reconstruction",
     "SearchOptions",
     "SpellOptions",
@@ -71,6 +92,7 @@ __all__ = [
     "Spelling",
     "UnspellOptions",
     "Updated",
+    "Wish",
     "embed_pictures",
     "embed_texts",
     "pictures_in",
