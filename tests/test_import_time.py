@@ -38,6 +38,7 @@ def processor_seconds(*words: str) -> float:
         "from lascaux.cli.main import verb_parser; verb_parser('spell').format_help()",
         "from lascaux.cli.main import verb_parser; verb_parser('unspell').format_help()",
         "from lascaux.cli.main import verb_parser; verb_parser('reconstruct').format_help()",
+        "from lascaux.cli.main import verb_parser; verb_parser('paint').format_help()",
         "from lascaux.cli.main import verb_parser; verb_parser('evaluate').format_help()",
     ],
 )

@@ -314,9 +314,9 @@ class Painter:
     ) -> Growing:
         def preview() -> list[Image.Image]:
             images = self._images(canvas, ids)
-            there = painted()[None].to(ids.device)
+            there = painted()[None].long().to(ids.device)
             rows = self.model.in_rows(there)[0].reshape(canvas.grid)
-            mask = Image.fromarray(rows.cpu().to(torch.uint8).mul(255).numpy())
+            mask = Image.fromarray(rows.mul(255).to("cpu", torch.uint8).numpy())
             mask = mask.resize(canvas.pixels, Image.Resampling.NEAREST)
             grey = Image.new("RGB", canvas.pixels, (_UNPAINTED,) * 3)
             return [Image.composite(image, grey, mask) for image in images]
