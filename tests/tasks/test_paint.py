@@ -65,16 +65,14 @@ def codes_of(of: Painter, wish: Wish) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_model_paints_and_a_seed_is_a_picture_in_any_batch(kind):
-    of = painter(kind, n=3, seed=5, batch_size=3)
+    of = painter(kind, n=2, seed=5, batch_size=3)
     assert of.kind == kind
     together = of.paint(**WISHES[kind])
-    assert [picture.seed for picture in together] == [5, 6, 7]
+    assert [picture.seed for picture in together] == [5, 6]
     assert {picture.image.size for picture in together} == {(8, 8)}
     assert not same(*together[:2])
-    one_by_one = painter(kind, n=3, seed=5, batch_size=1).paint(**WISHES[kind])
-    two = painter(kind, batch_size=2).paint(**WISHES[kind], seeds=[7, 5, 6])
-    assert all(map(same, together, one_by_one))
-    assert all(map(same, together, [two[1], two[2], two[0]]))
+    turned = painter(kind, batch_size=1).paint(**WISHES[kind], seeds=[6, 5])
+    assert all(map(same, together, reversed(turned)))
 
 
 @pytest.mark.parametrize("kind", ["map", "coordinates", "label"])
@@ -226,7 +224,7 @@ def test_unfinished_pictures_are_grey_where_nothing_is_painted_yet(order):
     of = painter(n=2, order=order)
     counts = []
     for event in of.painting(of.canvas(Wish(map=a_map(12, 10)))):
-        if not isinstance(event, Growing) or event.done in counts:
+        if not isinstance(event, Growing) or event.done % 10 not in (0, 7):
             continue
         counts.append(event.done)
         grey = (np.asarray(event.preview()[1]) == 128).all(-1)
@@ -235,7 +233,8 @@ def test_unfinished_pictures_are_grey_where_nothing_is_painted_yet(order):
             assert grey[4:].all()
         assert event.cache_bytes > 0
     assert counts[-1] == 30
-    assert counts == sorted(counts)
+    assert counts == sorted(set(counts))
+    assert len(counts) > 2
     # The last preview is the finished picture.
     *_, event, first, second = of.painting(of.canvas(Wish(map=a_map(12, 10))))
     assert [image.tobytes() for image in event.preview()] == [
