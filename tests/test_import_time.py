@@ -39,6 +39,7 @@ def processor_seconds(*words: str) -> float:
         "from lascaux.cli.main import verb_parser; verb_parser('unspell').format_help()",
         "from lascaux.cli.main import verb_parser; verb_parser('reconstruct').format_help()",
         "from lascaux.cli.main import verb_parser; verb_parser('imagine').format_help()",
+        "from lascaux.cli.main import verb_parser; verb_parser('paint').format_help()",
         "from lascaux.cli.main import verb_parser; verb_parser('evaluate').format_help()",
     ],
 )

@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "unspell": ("lascaux.cli.unspell", "make pictures of the ids that spell wrote"),
     "reconstruct": ("lascaux.cli.reconstruct", "show pictures beside what their ids give back"),
     "imagine": ("lascaux.cli.imagine", "make pictures of a sentence, of a picture, or between two"),
+    "paint": ("lascaux.cli.paint", "paint pictures after maps, depth, classes or nothing"),
     "models": ("lascaux.cli.models", "list the models there are, or tell about one"),
     "convert": ("lascaux.cli.convert", "turn a checkpoint file into a folder of safe weights"),
     "train": ("lascaux.cli.train", "train a model by its recipe, or go on where a run stopped"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lascaux.tasks.calibrate import Calibration
     from lascaux.tasks.classify import Classifier
+    from lascaux.tasks.conditions import Wish
     from lascaux.tasks.embed import embed_pictures, embed_texts
     from lascaux.tasks.evidence import ClassEvidence, EvidenceWeights
     from lascaux.tasks.imagine import Imaginer
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
         ClassifyOptions,
         EmbedOptions,
         ImagineOptions,
+        PaintOptions,
         SearchOptions,
         SpellOptions,
         UnspellOptions,
     )
+    from lascaux.tasks.paint import Growing, Painter
     from lascaux.tasks.pictures import pictures_in
     from lascaux.tasks.results import (
         Classified,
@@ -47,11 +50,14 @@ _HOMES = {
     "Embedded": "results",
     "EvidenceWeights": "evidence",
     "Failed": "results",
+    "Growing": "paint",
     "Hit": "results",
     "ImagineOptions": "options",
     "Imaginer": "imagine",
     "Index": "search",
     "Label": "results",
+    "PaintOptions": "options",
+    "Painter": "paint",
     "Picture": "results",
     "Reconstruction": "spell",
     "SearchOptions": "options",
@@ -60,6 +66,7 @@ _HOMES = {
     "Spelling": "results",
     "UnspellOptions": "options",
     "Updated": "results",
+    "Wish": "conditions",
     "embed_pictures": "embed",
     "embed_texts": "embed",
     "label_of": "imagined",
@@ -79,11 +86,14 @@ __all__ = [
     "Embedded",
     "EvidenceWeights",
     "Failed",
+    "Growing",
     "Hit",
     "ImagineOptions",
     "Imaginer",
     "Index",
     "Label",
+    "PaintOptions",
+    "Painter",
     "Picture",
     "Reconstruction",
     "SearchOptions",
@@ -92,6 +102,7 @@ __all__ = [
     "Spelling",
     "UnspellOptions",
     "Updated",
+    "Wish",
     "embed_pictures",
     "embed_texts",
     "label_of",

@@ -444,3 +444,130 @@ class ImagineOptions:
             raise BadInput(f"prime_share is {self.prime_share}; expected 0 up to, and without, 1")
         if self.steps < 2:
             raise BadInput(f"steps is {self.steps}; both ends are steps, so it must be at least 2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaintOptions:
+    """How pictures are painted after maps, depth, classes or nothing.
+
+    Raises:
+        BadInput: a value out of its range.
+    """
+
+    model: str = field(
+        metadata={"help": "a taming transformer: a name (`lascaux models`), a folder or a hub id"}
+    )
+    n: int = field(default=1, metadata={"help": "pictures of each condition"})
+    seed: int = field(default=0, metadata={"help": "of the first; the next has the next number"})
+    keep: float = field(
+        default=0.5,
+        metadata={"metavar": "SHARE", "help": "what of a picture to be completed stays, from top"},
+    )
+    temperature: float = field(
+        default=1.0, metadata={"help": "the lower, the surer and the more alike"}
+    )
+    top_k: int | None = field(
+        default=None,
+        metadata={
+            "metavar": "N",
+            "help": "only so many of the likeliest codes; if not given as published: 100 after "
+            "maps, depth and coordinates, else 250",
+        },
+    )
+    top_p: float | None = field(
+        default=None,
+        metadata={"metavar": "SHARE", "help": "only the likeliest that have this share together"},
+    )
+    greedy: bool = field(default=False, metadata={"help": "always the likeliest code"})
+    size: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "WxH",
+            "help": "pixels of the picture; what it is painted after is scaled until it covers "
+            "that, and its middle taken; if not given, the size of that, or what the model was "
+            "trained at",
+        },
+    )
+    scale_factor: float = field(
+        default=1.0, metadata={"help": "what a picture is painted after is scaled by this, too"}
+    )
+    window: int | None = field(
+        default=None,
+        metadata={
+            "metavar": "N",
+            "help": "side in codes of the window that slides over large pictures; if not given, "
+            "what the model was trained at",
+        },
+    )
+    order: Literal["auto", "raster", "wavefront"] = field(
+        default="auto",
+        metadata={
+            "help": "of a large picture's codes: one by one, or all at once that do not see each "
+            "other, which gives the same and pays on a GPU; auto: wavefront on a GPU",
+        },
+    )
+    label_shift: int | None = field(
+        default=None,
+        metadata={
+            "metavar": "N",
+            "help": "added to a map's numbers, where 255 counts as -1; if not given, 1 for models "
+            "of 183 labels (COCO-Stuff's files count from 0), else 0",
+        },
+    )
+    device: str = _as_classify("device")
+    dtype: Dtype = _as_classify("dtype")  # noqa: RUF009  # it gives a field
+    batch_size: int = field(default=4, metadata={"help": "pictures painted at once"})
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "n", "batch_size")
+        if self.window is not None:
+            _require_positive(self, "window")
+        if self.top_k is not None:
+            _require_positive(self, "top_k")
+        if not 0 <= self.seed <= (1 << 63) - self.n:
+            raise BadInput(f"seed is {self.seed}; it must be a whole number from 0")
+        if not 0 < self.keep < 1:
+            raise BadInput(f"keep is {self.keep}; expected a share between 0 and 1, such as 0.5")
+        for name in ("temperature", "scale_factor"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise BadInput(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise BadInput(f"top_p is {self.top_p}; expected a share above 0 and up to 1")
+        _ = self.sides
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Width and height in pixels, where the size says them.
+
+        Raises:
+            BadInput: it is no size.
+        """
+        if self.size is None:
+            return None
+        width, _, height = self.size.lower().replace("×", "x").partition("x")
+        try:
+            sides = int(width), int(height or width)
+        except ValueError as error:
+            raise BadInput(f"size is {self.size!r}; expected WxH, such as 512x256") from error
+        if min(sides) < 1:
+            raise BadInput(f"size is {self.size!r}; both sides must be at least 1")
+        return sides
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnimationOptions:
+    """How a growing picture is shown.
+
+    Raises:
+        BadInput: a value out of its range.
+    """
+
+    fps: float = field(default=15.0, metadata={"help": "pictures a second"})
+    update_every: int = field(
+        default=50, metadata={"metavar": "N", "help": "codes between two pictures"}
+    )
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "update_every")
+        if not 0 < self.fps <= 100:
+            raise BadInput(f"fps is {self.fps}; expected above 0 and up to 100")
