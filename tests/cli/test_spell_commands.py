@@ -183,10 +183,16 @@ def test_a_set_of_pictures_is_prepared_as_ids(run, photos, vqgan):
     ]
 
 
+def test_without_a_model_the_embedded_one_spells(photos, run):
+    code, out, err = run("spell", photos / "0.png", "--json")
+    assert code == 0, err
+    (told,) = json.loads(out)
+    assert (told["model"], told["codes"], len(told["ids"])) == ("ochre-vq", 2048, 64)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("spell", "a.png"), "required: --model"),
         (("spell", "a.png", "--model", "m", "--out", "ids.txt"), "named .json, .safetensors"),
         (("spell", "a.png", "--model", "m", "--out", "no/ids.json"), "a folder that exists"),
         (("spell", "a.png", "--model", "m", "--binary"), "--binary is of files in a folder"),

@@ -57,9 +57,13 @@ def test_every_name_of_the_table_is_in_the_catalogue_with_its_codes():
             continue
         codes = [int(one.replace(",", "")) for one in cells[2].split(", ")]
         for entry, count in zip(found, codes * len(found), strict=False):
-            config = lascaux.weights.load.KINDS[entry.model].variants[entry.variant]
+            if entry.embedded:
+                config = lascaux.load(entry.name).config
+            else:
+                config = lascaux.weights.load.KINDS[entry.model].variants[entry.variant]
             assert config.codes == count
             assert f"{config.factor} x {config.factor}" in cells[1]
             assert str(config.image_size) == cells[3]
             by_hand = any(file.by_hand for file in entry.files)
-            assert cells[4] == ("by hand" if by_hand else "fetched once")
+            way = "in the package" if entry.embedded else "fetched once"
+            assert cells[4] == ("by hand" if by_hand else way)
