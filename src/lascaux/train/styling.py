@@ -11,6 +11,7 @@ differences and LPIPS, both of weight 1).
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
@@ -19,16 +20,38 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput
-from lascaux.models.styled_vq import StyledVq
+from lascaux.models.styled_vq import StyledVq, StyledVqConfig
 from lascaux.nn.quantise import rotated_through, straight_through
 from lascaux.train.codebook import Tending
 from lascaux.train.optimisers import Optimiser, decayed_and_plain, within_blocks
 from lascaux.train.perceptual import perceptual_distance
 from lascaux.train.recipe import Loss, Moment, Recipe, precise, restated, setting
+from lascaux.weights.load import load
 
 _AT_ONCE = 32  # pictures reconstructed together in a validation
 _SPAN = 100.0  # longest wave of positions over the shortest
 _MEAN_DECAY = 0.99  # of the mean features in each micro-batch
+
+# 3.8 million parameters, a third of them in the MLPs of the attributes.
+SMALL = StyledVqConfig(
+    image_size=64,
+    patch_size=8,
+    attributes=36,
+    width=96,
+    heads=3,
+    mlp_width=192,
+    plain_layers=4,
+    expert_layers=1,
+    latent_width=8,
+    codes=0,
+    decoder_width=96,
+    decoder_heads=3,
+    decoder_mlp_width=192,
+    decoder_layers=1,
+    pixel_width=16,
+    pixel_kernel=5,
+    pixel_groups=4,
+)
 
 
 class Trainee(nn.Module):
@@ -215,6 +238,19 @@ class Styling(Recipe):
         kept[round(self.prefixes * count) :] = length
         behind = (torch.arange(length) >= kept).to(features.device)
         return torch.where(behind[..., None], styled.standing_in().to(features.dtype), features)
+
+
+@lru_cache(maxsize=1)
+def pretrained(name: str) -> StyledVq:
+    """The model of a name, to begin with.
+
+    Raises:
+        BadInput: it is something else.
+    """
+    found = load(name)
+    if not isinstance(found, StyledVq):
+        raise BadInput(f"--model {name} is a {type(found).__name__}; expected a Styled VAE-VQ")
+    return found
 
 
 def likeness(features: Float[Tensor, "b n d"]) -> Float[Tensor, ""]:

@@ -13,7 +13,6 @@ of reconstructions is left to the evaluation: it selects nothing.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar, Literal
@@ -21,8 +20,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from lascaux.errors import BadInput
-from lascaux.models.styled_vq import StyledVq, StyledVqConfig
+from lascaux.models.styled_vq import StyledVq
 from lascaux.tasks.codebook import (
     CodebookOptions,
     make_codebook,
@@ -33,34 +31,13 @@ from lascaux.tasks.codebook import (
 from lascaux.train import scenes
 from lascaux.train.recipe import Part, Precision, Sample, Share, restated, setting
 from lascaux.train.reconstructions import side_by_side
-from lascaux.train.styling import Styling, Trainee, card, reconstructed
-from lascaux.weights.load import load, save
+from lascaux.train.styling import SMALL, Styling, Trainee, card, pretrained, reconstructed
+from lascaux.weights.load import save
 
 _SHOWN = 12  # pictures of a sheet of samples
 _CORPUS = 16_384  # scenes from whose features the codebook is made
 _AT_ONCE = 64  # of them
 _CORPUS_SEED = 0xC0DE
-
-# 3.8 million parameters, a third of them in the MLPs of the attributes.
-OCHRE = StyledVqConfig(
-    image_size=scenes.SIZE,
-    patch_size=8,
-    attributes=36,
-    width=96,
-    heads=3,
-    mlp_width=192,
-    plain_layers=4,
-    expert_layers=1,
-    latent_width=8,
-    codes=0,
-    decoder_width=96,
-    decoder_heads=3,
-    decoder_mlp_width=192,
-    decoder_layers=1,
-    pixel_width=16,
-    pixel_kernel=5,
-    pixel_groups=4,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +69,12 @@ class OchreStyled(Styling):
     def build(self) -> nn.Module:
         """A small Styled VAE-VQ."""
         if self.model:
-            found = _pretrained(self.model)
+            found = pretrained(self.model)
             styled = StyledVq(found.config)
             styled.load_state_dict(found.state_dict())
             return self.trainee(styled, fresh=False)
         codes = self.codes if self.codebook == "average" else 0
-        return self.trainee(StyledVq(replace(OCHRE, codes=codes)), fresh=True)
+        return self.trainee(StyledVq(replace(SMALL, codes=codes)), fresh=True)
 
     def feed(self, part: Part) -> Iterator[dict[str, Tensor]]:
         """Micro-batches that are drawn."""
@@ -157,11 +134,3 @@ class OchreStyled(Styling):
         made = make_codebook(features, place / "codebook", options, device=styled.device)
         assert made is not None
         styled.adopt(made.centres, mean=mean_features(features))
-
-
-@lru_cache(maxsize=1)
-def _pretrained(name: str) -> StyledVq:
-    found = load(name)
-    if not isinstance(found, StyledVq):
-        raise BadInput(f"--model {name} is a {type(found).__name__}; expected a Styled VAE-VQ")
-    return found

@@ -15,7 +15,6 @@ A part of the records is kept aside; on it the reconstructions and the use of co
 """
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -27,31 +26,11 @@ from lascaux.models.styled_vq import VARIANTS, StyledVq, StyledVqConfig
 from lascaux.train.pictures import Pictured
 from lascaux.train.recipe import Sample, restated, setting
 from lascaux.train.reconstructions import psnr, side_by_side
-from lascaux.train.styling import Styling, Trainee, card, reconstructed
-from lascaux.weights.load import load, save
+from lascaux.train.styling import SMALL, Styling, Trainee, card, pretrained, reconstructed
+from lascaux.weights.load import save
 
 _SHOWN = 12  # pictures of a sheet of samples
 
-# 4 million parameters, a third of them in the MLPs of the attributes.
-SMALL = StyledVqConfig(
-    image_size=64,
-    patch_size=8,
-    attributes=36,
-    width=96,
-    heads=3,
-    mlp_width=192,
-    plain_layers=4,
-    expert_layers=1,
-    latent_width=8,
-    codes=0,
-    decoder_width=96,
-    decoder_heads=3,
-    decoder_mlp_width=192,
-    decoder_layers=2,
-    pixel_width=16,
-    pixel_kernel=5,
-    pixel_groups=4,
-)
 ARCHITECTURES = {
     "small": SMALL,
     # What is quantised is what the README quantises, so that noise on it is what codes do.
@@ -111,7 +90,7 @@ class StyledVqTraining(Pictured, Styling):
         """
         styled = StyledVq(replace(self._config(), image_size=self.side))
         if self.model:
-            styled.load_state_dict(_pretrained(self.model).state_dict())
+            styled.load_state_dict(pretrained(self.model).state_dict())
         return self.trainee(styled, fresh=not self.model)
 
     @torch.no_grad()
@@ -148,13 +127,5 @@ class StyledVqTraining(Pictured, Styling):
 
     def _config(self) -> StyledVqConfig:
         if self.model:
-            return _pretrained(self.model).config
+            return pretrained(self.model).config
         return replace(ARCHITECTURES[self.architecture], codes=self.codes)
-
-
-@lru_cache(maxsize=1)
-def _pretrained(name: str) -> StyledVq:
-    styled = load(name)
-    if not isinstance(styled, StyledVq):
-        raise BadInput(f"--model {name} is a {type(styled).__name__}; expected a Styled VAE-VQ")
-    return styled
