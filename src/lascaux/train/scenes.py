@@ -1,5 +1,8 @@
 """Scenes of the emoji world, as autoencoders are trained and validated on them."""
 
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -11,11 +14,37 @@ from lascaux.data.world.backgrounds import BACKGROUNDS
 from lascaux.data.world.boxed import SIZE, BoxedScenes, box_psnr, boxed_scenes, stacked
 from lascaux.data.world.sampling import sample
 from lascaux.data.world.scene import Scene, draw_map
-from lascaux.train.recipe import Share
+from lascaux.errors import BadInput
+from lascaux.train.recipe import Part, Precision, Recipe, Share, restated, setting
 from lascaux.train.reconstructions import psnr
 
 _VALIDATED = 256  # scenes
 _SEED = 79  # of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfScenes(Recipe):
+    """Settings of runs on scenes of the train split, which are drawn and weighed."""
+
+    things_weight: float = setting(6.0, "of pixels of things, beside 1 of backgrounds")
+    seed: int = restated("seed", 1)
+    batch_size: int = restated("batch_size", 16)
+    precision: Precision = restated("precision", "bfloat16")
+    learning_rate: float = restated("learning_rate", 1e-3)
+    averaging: float = restated("averaging", 0.998)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.things_weight < math.inf:
+            raise BadInput(f"--things-weight is {self.things_weight}; it must be above 0")
+
+    def feed(self, part: Part) -> Iterator[dict[str, Tensor]]:
+        """Micro-batches that are drawn."""
+        return part.drawn(self, self.batch)
+
+    def batch(self, share: Share) -> dict[str, Tensor]:
+        """Scenes of the train split, and what each pixel counts."""
+        return weighed(self.seed, share, self.things_weight)
 
 
 def pictures(seed: int, share: Share) -> UInt8[Tensor, "b 3 y x"]:
@@ -58,4 +87,4 @@ def figures(back: Float[Tensor, "b 3 y x"]) -> dict[str, float]:
     }
 
 
-__all__ = ["SIZE", "figures", "pictures", "validation", "weighed"]
+__all__ = ["SIZE", "OfScenes", "figures", "pictures", "validation", "weighed"]

@@ -29,7 +29,7 @@ from lascaux.tasks.codebook import (
     write_features,
 )
 from lascaux.train import scenes
-from lascaux.train.recipe import Part, Precision, Sample, Share, restated, setting
+from lascaux.train.recipe import Sample, Share, restated, setting
 from lascaux.train.reconstructions import side_by_side
 from lascaux.train.styling import SMALL, Styling, Trainee, card, pretrained, reconstructed
 from lascaux.weights.load import save
@@ -41,7 +41,7 @@ _CORPUS_SEED = 0xC0DE
 
 
 @dataclass(frozen=True, kw_only=True)
-class OchreStyled(Styling):
+class OchreStyled(scenes.OfScenes, Styling):
     """Settings of a run; every field is a flag of `lascaux train ochre-styled`."""
 
     name: ClassVar[str] = "ochre-styled"
@@ -49,15 +49,9 @@ class OchreStyled(Styling):
 
     model: str = setting("", "begin with these weights; behind their codes, if they have any")
     codes: int = setting(4096, "of the codebook")
-    things_weight: float = setting(6.0, "of pixels of things, beside 1 of backgrounds")
-    seed: int = restated("seed", 1)
     steps: int = restated("steps", 12_000)
-    batch_size: int = restated("batch_size", 16)
-    precision: Precision = restated("precision", "bfloat16")
-    learning_rate: float = restated("learning_rate", 1e-3)
     warmup_steps: int = restated("warmup_steps", 300)
     cooldown_steps: int = restated("cooldown_steps", 4000)
-    averaging: float = restated("averaging", 0.998)
     weight_decay: float = restated("weight_decay", 0.02)
     noise: float = restated("noise", 0.15, Styling)
     prefixes: float = restated("prefixes", 0.1, Styling)
@@ -75,14 +69,6 @@ class OchreStyled(Styling):
             return self.trainee(styled, fresh=False)
         codes = self.codes if self.codebook == "average" else 0
         return self.trainee(StyledVq(replace(SMALL, codes=codes)), fresh=True)
-
-    def feed(self, part: Part) -> Iterator[dict[str, Tensor]]:
-        """Micro-batches that are drawn."""
-        return part.drawn(self, self.batch)
-
-    def batch(self, share: Share) -> dict[str, Tensor]:
-        """Scenes of the train split."""
-        return scenes.weighed(self.seed, share, self.things_weight)
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:

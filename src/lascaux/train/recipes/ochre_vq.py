@@ -24,20 +24,19 @@ nothing.
 As in the recipe `vqgan`, several processes train together, and --shard is not possible.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lascaux.errors import BadInput
 from lascaux.models.vqgan import VqGan, VqGanConfig
 from lascaux.train import scenes
 from lascaux.train.autoencoding import Autoencoding, Trainee, card, reconstructed
-from lascaux.train.recipe import Part, Precision, Sample, Share, restated, setting
+from lascaux.train.recipe import Sample, restated, setting
 from lascaux.train.reconstructions import side_by_side
 from lascaux.weights.load import load, save
 
@@ -59,21 +58,15 @@ OCHRE = VqGanConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
-class OchreVq(Autoencoding):
+class OchreVq(scenes.OfScenes, Autoencoding):
     """Settings of a run; every field is a flag of `lascaux train ochre-vq`."""
 
     name: ClassVar[str] = "ochre-vq"
     best: ClassVar[str | None] = "+validation_psnr_of_object"
     model: str = setting("", "begin with the weights of this one: a folder or name")
-    things_weight: float = setting(6.0, "of pixels of things, beside 1 of backgrounds")
-    seed: int = restated("seed", 1)
     steps: int = restated("steps", 30_000)
-    batch_size: int = restated("batch_size", 16)
-    precision: Precision = restated("precision", "bfloat16")
-    learning_rate: float = restated("learning_rate", 1e-3)
     warmup_steps: int = restated("warmup_steps", 200)
     cooldown_steps: int = restated("cooldown_steps", 6000)
-    averaging: float = restated("averaging", 0.998)
     codebook: Literal["gradient", "average"] = restated("codebook", "average", Autoencoding)
     dead_after: int = restated("dead_after", 50, Autoencoding)
     decorrelation: float = restated("decorrelation", 0.05, Autoencoding)
@@ -92,14 +85,6 @@ class OchreVq(Autoencoding):
         if self.model:
             vqgan.load_state_dict(_pretrained(self.model, config).state_dict())
         return self.trainee(vqgan, scenes.SIZE, fresh=not self.model)
-
-    def feed(self, part: Part) -> Iterator[dict[str, Tensor]]:
-        """Micro-batches that are drawn."""
-        return part.drawn(self, self.batch)
-
-    def batch(self, share: Share) -> dict[str, Tensor]:
-        """Scenes of the train split."""
-        return scenes.weighed(self.seed, share, self.things_weight)
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
