@@ -231,6 +231,20 @@ def test_ochre_vq_measures_the_box_of_the_object(tmp_path: Path, few_scenes, mon
     assert spelt.shape == (1, 64)
 
 
+def test_a_shallower_ochre_vq_is_deepened_and_computes_the_same(tmp_path: Path):
+    torch.manual_seed(0)
+    shallow = VqGan(replace(ochre_vq.OCHRE, blocks=ochre_vq.OCHRE.blocks - 1)).eval()
+    deep = OchreVq(model=saved(shallow, tmp_path / "shallow")).build().vqgan.eval()
+    assert deep.config == ochre_vq.OCHRE
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(deep.features(x), shallow.features(x))
+    codes = shallow.quantise(shallow.features(x))[1]
+    torch.testing.assert_close(deep.decode(codes, (8, 8)), shallow.decode(codes, (8, 8)))
+    other = saved(VqGan(replace(ochre_vq.OCHRE, blocks=3)), tmp_path / "deeper")
+    with pytest.raises(BadInput, match="at most 2 blocks a level"):
+        OchreVq(model=other).build()
+
+
 def _spoilt(vqgan: VqGan, pictures: Tensor) -> tuple[Tensor, Tensor]:
     back = torch.zeros(pictures.shape)
     for row, (top, bottom, left, right) in enumerate(scenes.validation().boxes):

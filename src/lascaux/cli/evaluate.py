@@ -14,11 +14,14 @@ from lascaux.errors import DownloadFailed, LascauxError
 from lascaux.evaluate.options import (
     EvaluateClassifyOptions,
     EvaluateFidOptions,
+    EvaluateImagineOptions,
     EvaluateReconstructOptions,
 )
 from lascaux.tasks.options import SourceOptions
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from lascaux.data.labelled import Labelled
     from lascaux.evaluate.report import Report
 
@@ -26,6 +29,7 @@ BENCHMARKS = {
     "classify": "zero-shot accuracy of CLIPs on labelled pictures: ImageNet, CIFAR, any folder",
     "fid": "how far two sets of pictures are apart: FID, or the same of another model's features",
     "reconstruct": "what an image tokeniser keeps of pictures, beside a thumbnail of as many bits",
+    "imagine": "pictures that models write from sentences: judge, CLIP score, FID, seconds, memory",
     "ochre-clip": "a CLIP on the emoji world's test split, unseen digits, distorted pictures",
     "ochre-vq": "an image tokeniser on the emoji world's test split, by box and judge",
     "ochre-styled": "likewise a Styled VAE-VQ, and its first k attributes, exchanges, search",
@@ -53,7 +57,18 @@ DATA_A and DATA_B are pictures (a folder with all below it, a table, tars, Parqu
 their statistics (.safetensors, .npz). docs/measures.md says what the figure means.
 """
 
+_IMAGINE_EXAMPLES = """\
+examples:
+  lascaux evaluate imagine --model ochre-imagine runs/dalle-0/model --sheet both.png
+  lascaux evaluate imagine --model clip-gen-coco --clip ViT-B/32 \\
+      --prompts sentences.txt --reference val2014/ --out coco.json
+
+All models are given the same sentences, and are measured by the same CLIP, judge and true pictures.
+docs/measures.md says what the figures mean.
+"""
+
 _SHOWN = 5  # pictures that could not be read
+_ON_A_SHEET = 48  # pictures
 _RECONSTRUCT_EXAMPLES = """\
 examples:
   lascaux evaluate reconstruct photos/ --model vqgan-imagenet-f16-1024
@@ -90,6 +105,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(reconstruct.add_argument_group("how the source is read"), SourceOptions)
     reconstruct.add_argument("--out", metavar="FILE", help="write the report there as JSON, too")
     _add_json(reconstruct)
+    imagine = _command(commands, "imagine")
+    imagine.epilog = _IMAGINE_EXAMPLES
+    add_flags(imagine, EvaluateImagineOptions)
+    imagine.add_argument("--sheet", metavar="PNG", help="write pictures of the first sentences")
+    imagine.add_argument("--out", metavar="FILE", help="write the report there as JSON, too")
+    _add_json(imagine)
     for name in ("ochre-clip", "ochre-vq", "ochre-styled", "ochre-judge"):
         command = _command(commands, name)
         command.add_argument("--model", help="name or folder (default: the embedded one)")
@@ -131,6 +152,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _fid(arguments)
     if arguments.benchmark == "reconstruct":
         return _reconstruct(arguments)
+    if arguments.benchmark == "imagine":
+        return _imagine(arguments)
     model = arguments.model or arguments.benchmark
     where = {"device": arguments.device, "dtype": arguments.dtype}
     if arguments.benchmark == "ochre-judge":
@@ -266,6 +289,63 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
     if len(failures) > _SHOWN:
         say(f"left out: {len(failures)} in all; --json lists them")
     return 1 if failures else 0
+
+
+def _imagine(arguments: argparse.Namespace) -> int:
+    options = options_from(arguments, EvaluateImagineOptions)
+    for flag in ("out", "sheet"):
+        require_file(flag, getattr(arguments, flag))
+    from lascaux.evaluate.imagine import Comparison
+
+    alone = len(options.model) == 1
+    from lascaux.evaluate.report import side_by_side
+
+    reports: list[Report] = []
+    shown: list[list[Image]] = []
+    with progress() as show:
+        comparison = Comparison(options, show)
+        for model in options.model:
+            try:
+                report, made = comparison.evaluate(model)
+            except LascauxError as error:
+                if alone:
+                    raise
+                say(f"{model} could not be measured: {error}")
+                continue
+            reports.append(report)
+            shown.append(made.first)
+    if not reports:
+        return 1
+    as_json = _as_json(reports, alone=alone)
+    print(as_json if arguments.json else reports[0].to_text() if alone else side_by_side(reports))
+    if arguments.out:
+        _write(as_json, arguments.out)
+        say(f"wrote {arguments.out}")
+    if arguments.sheet:
+        names = [report.model for report in reports]
+        _draw_sheet(shown, comparison.wanted.sentences, names, arguments.sheet)
+        say(f"wrote {arguments.sheet}")
+    return 0 if len(reports) == len(options.model) else 1
+
+
+def _draw_sheet(
+    shown: "list[list[Image]]", sentences: list[str], models: list[str], path: str
+) -> None:
+    """Write the first sentences' pictures, those of all models side by side."""
+    from lascaux.images.contact import contact_page
+    from lascaux.tasks.aside import written_aside
+
+    alone = len(models) == 1
+    count = max(1, _ON_A_SHEET // len(models))
+    pictures = [picture for row in zip(*shown, strict=True) for picture in row]
+    lines = [f"{s}" if alone else f"{s} ({m})" for s in sentences for m in models]
+    page = contact_page(
+        pictures[: count * len(models)],
+        lines[: count * len(models)],
+        columns=8 if alone else len(models) * max(1, 8 // len(models)),
+    )
+    with written_aside(path) as part:
+        page.save(part, "PNG")
 
 
 def _measured(

@@ -23,6 +23,7 @@ RECIPES = {
     "ochre-judge": "OchreJudge",
     "ochre-vq": "OchreVq",
     "ochre-styled": "OchreStyled",
+    "ochre-imagine": "OchreImagine",
 }
 
 _ENDING = """\

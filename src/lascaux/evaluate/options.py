@@ -195,3 +195,70 @@ class EvaluateReconstructOptions:
                 raise BadInput(f"{name} is {value}; it must be at least 1")
         if self.seed < 0:
             raise BadInput(f"seed is {self.seed}; it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateImagineOptions:
+    """How it is measured what models make of sentences.
+
+    Raises:
+        BadInput: a count below 1, or a negative seed.
+    """
+
+    model: tuple[str, ...] = field(
+        default=("ochre-imagine",),
+        metadata={
+            "metavar": "NAME",
+            "help": "CLIP-GENs and DALL-Es, one after the other: names (`lascaux models`), folders "
+            "or hub ids",
+        },
+    )
+    prompts: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "FILE",
+            "help": "sentences, one on each line; if not given, those of the emoji world's test "
+            "split, whose pictures the judge looks at",
+        },
+    )
+    reference: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "DATA",
+            "help": "true pictures, to which the distance of the set is measured; of the emoji "
+            "world they are drawn",
+        },
+    )
+    features: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "NAME",
+            "help": "whose features that distance compares: inception-fid makes FID; if not "
+            "given, so, and of the emoji world ochre-clip, which needs no download",
+        },
+    )
+    clip: str = field(
+        default="ochre-clip",
+        metadata={"help": "the CLIP that gives scores and chooses the best candidate"},
+    )
+    candidates: int = field(default=8, metadata={"help": "pictures made of each sentence"})
+    limit: int | None = field(
+        default=None,
+        metadata={"help": "sentences at most; if not given, all, and 500 of the emoji world"},
+    )
+    seed: int = field(default=0, metadata={"help": "of the first picture"})
+    temperature: float = field(default=1.0, metadata={"help": "as `lascaux imagine` takes it"})
+    top_k: int | None = field(
+        default=None, metadata={"metavar": "K", "help": "as `lascaux imagine` takes it"}
+    )
+    top_p: float | None = field(default=None, metadata={"help": "as `lascaux imagine` takes it"})
+    guidance: float = field(default=1.0, metadata={"help": "as `lascaux imagine` takes it"})
+    device: str = field(default="cpu", metadata={"help": "cpu, cuda, cuda:1, mps"})
+    dtype: Dtype = field(default="float32", metadata={"help": "number format of the models"})
+
+    def __post_init__(self) -> None:
+        for name in ("candidates", "limit"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise BadInput(f"{name} is {value}; it must be at least 1")
+        if self.seed < 0:
+            raise BadInput(f"seed is {self.seed}; it must be 0 or more")

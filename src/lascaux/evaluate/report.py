@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -45,14 +46,29 @@ class Report:
         width = max(len(figure.name) for figure in self.figures)
         lines = [f"{self.benchmark}: {self.model} ({self.weights_sha256[:12]})"]
         for figure in self.figures:
-            shown = (
-                f"{100 * figure.value:6.2f} %"
-                if figure.unit == "share"
-                else (f"{figure.value:8.3f} {figure.unit}")
-            )
             note = f"   {figure.note}" if figure.note else ""
-            lines.append(f"  {figure.name:<{width}}  {shown}  of {figure.of}{note}")
+            lines.append(f"  {figure.name:<{width}}  {_shown(figure)}  of {figure.of}{note}")
         return "\n".join(lines)
+
+
+def side_by_side(reports: Sequence[Report]) -> str:
+    """The same figures of several models as one table: a column for each model."""
+    names = [figure.name for figure in reports[0].figures]
+    columns = [[report.model, *map(_shown, report.figures)] for report in reports]
+    rows = zip(["", *names], *columns, strict=True)
+    widths = [max(map(len, each)) for each in (names, *columns)]
+    lines = [f"{reports[0].benchmark}, of {reports[0].figures[0].of}"]
+    for name, *values in rows:
+        cells = [f"{v:>{width}}" for v, width in zip(values, widths[1:], strict=True)]
+        lines.append("  ".join([f"  {name:<{widths[0]}}", *cells]).rstrip())
+    notes = [f"  {f.name}: {f.note}" for f in reports[0].figures if f.note]
+    return "\n".join([*lines, *notes])
+
+
+def _shown(figure: Figure) -> str:
+    if figure.unit == "share":
+        return f"{100 * figure.value:6.2f} %"
+    return f"{figure.value:8.3f} {figure.unit}".rstrip()
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,130 @@
+"""ochre-imagine: pictures of the emoji world from sentences, learnt without one.
+
+    lascaux train ochre-imagine
+
+A CLIP-GEN (Wang et al. 2022, arXiv:2203.00386) of ochre-vq's codes after ochre-clip's embeddings.
+Scenes of the train split, drawn as they are needed, so that none comes twice; no caption is read.
+What ochre-clip learnt from captions is all that is known of language.
+
+Validation is on scenes of the validation split: the loss after embeddings of the pictures, by which
+the best weights are chosen, and beside it the loss of the same codes after embeddings of captions,
+which says whether sentences serve as well.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+from lascaux.data.world.language import caption
+from lascaux.models.clip_gen import ClipGen, ClipGenConfig
+from lascaux.tasks.answerers import clip_embeddings, token_ids
+from lascaux.tasks.features import text_features
+from lascaux.train import scenes
+from lascaux.train.clip_gen import Answers, Writing, card, clip_of, code_count, tokeniser_of
+from lascaux.train.recipe import Loss, Moment, Part, Precision, Sample, Share, restated, setting
+from lascaux.weights.load import save
+
+_CAPTION_SEED = 80  # of the validation scenes' wordings
+
+# 3.6 million parameters, 0.8 of them the codes'.
+OCHRE = ClipGenConfig(codes=2048, layers=6, heads=6, width=192, dropout=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OchreImagine(Writing):
+    """Settings of a run; every field is a flag of `lascaux train ochre-imagine`."""
+
+    name: ClassVar[str] = "ochre-imagine"
+
+    tokeniser: str = setting("ochre-vq", "whose codes are written: a name, folder or hub id")
+    clip: str = setting("ochre-clip", "whose embeddings they are written from")
+    seed: int = restated("seed", 3)
+    steps: int = restated("steps", 20_000)
+    batch_size: int = restated("batch_size", 64)
+    precision: Precision = restated("precision", "bfloat16")
+    warmup_steps: int = restated("warmup_steps", 300)
+    cooldown_steps: int = restated("cooldown_steps", 5000)
+    learning_rate: float = restated("learning_rate", 2e-3)
+    optimiser: Literal["adamw", "muon"] = restated("optimiser", "muon", Writing)
+    embedding_noise: float = restated("embedding_noise", 0.5, Writing)
+    averaging: float = restated("averaging", 0.998)
+
+    def build(self) -> nn.Module:
+        """A small CLIP-GEN, as long as the tokeniser's pictures are."""
+        tokeniser = tokeniser_of(self.tokeniser)
+        return ClipGen(
+            replace(
+                OCHRE,
+                codes=tokeniser.codes,
+                length=code_count(tokeniser),
+                embedding_width=clip_of(self.clip).config.embed_width,
+                clip=self.clip,
+                tokeniser=self.tokeniser,
+            )
+        )
+
+    def feed(self, part: Part) -> Iterator[dict[str, Tensor]]:
+        """Micro-batches that are drawn."""
+        return part.drawn(self, self.batch)
+
+    def batch(self, share: Share) -> dict[str, Tensor]:
+        """Scenes of the train split as "picture"."""
+        return {"picture": scenes.pictures(self.seed, share)}
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], moment: Moment) -> Loss:
+        """Cross entropy of the codes of the pictures, after their embeddings."""
+        pictures = batch["picture"]
+        tokens, embeddings = (each.to(pictures.device) for each in self._answers(pictures))
+        return super().loss(model, {"tokens": tokens, "embedding": embeddings}, moment)
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """The loss in nats a code, after embeddings of pictures and of captions."""
+        assert isinstance(model, ClipGen)
+        of_pictures, of_captions = _aside(self)
+        return {
+            **self.measured(model, of_pictures),
+            "validation_loss_of_captions": self.measured(model, of_captions)["validation_loss"],
+        }
+
+    @torch.no_grad()
+    def samples(self, model: nn.Module) -> list[Sample]:
+        """Validation scenes by their codes, each beside one written from its caption."""
+        assert isinstance(model, ClipGen)
+        return self.drawn(model, _aside(self)[1])
+
+    def export(self, model: nn.Module, folder: Path, figures: dict[str, float]) -> None:
+        """Write the transformer, in half precision, as a folder that `lascaux.load` reads."""
+        assert isinstance(model, ClipGen)
+        save(model, folder, dtype=torch.float16, card=card(self.name, self, figures))
+
+    @torch.no_grad()
+    def _answers(self, pictures: UInt8[Tensor, "b 3 y x"]) -> Answers:
+        with torch.autocast(pictures.device.type, enabled=False):
+            return Answers(*(each.answers(pictures) for each in _answerers(self, pictures.device)))
+
+
+@lru_cache(maxsize=2)
+def _answerers(recipe: OchreImagine, device: torch.device) -> tuple:
+    tokeniser, clip = tokeniser_of(recipe.tokeniser), clip_of(recipe.clip)
+    tokeniser.model.to(device)
+    clip.to(device)
+    return token_ids(tokeniser.model, recipe.tokeniser), clip_embeddings(clip, recipe.clip)
+
+
+@lru_cache(maxsize=1)
+def _aside(recipe: OchreImagine) -> tuple[Answers, Answers]:
+    """Codes of the validation scenes, with embeddings of the pictures and of captions."""
+    shown = scenes.validation()
+    tokens, embeddings = recipe._answers(shown.pictures)
+    rng = np.random.Generator(np.random.PCG64([_CAPTION_SEED]))
+    said = [caption(scene, rng) for scene in shown.scenes]
+    of_said = text_features(clip_of(recipe.clip), said)
+    return Answers(tokens, embeddings), Answers(tokens, of_said)

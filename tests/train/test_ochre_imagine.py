@@ -1,0 +1,68 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import lascaux
+from lascaux.models.clip_gen import ClipGen
+from lascaux.tasks.imagine import Imaginer
+from lascaux.tasks.options import ImagineOptions
+from lascaux.train.checkpoint import latest
+from lascaux.train.loop import train
+from lascaux.train.options import Running
+from lascaux.train.recipe import Moment, Share
+from lascaux.train.recipes import ochre_imagine
+from lascaux.train.recipes.ochre_imagine import OCHRE, OchreImagine
+
+QUICK = Running(threads=1, workers=0, validate_every=100, log_every=2)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(ochre_imagine, "OCHRE", replace(OCHRE, layers=1, heads=2, width=16))
+    yield
+    torch.set_num_threads(threads)
+
+
+def recipe(**changes) -> OchreImagine:
+    return OchreImagine(**{"steps": 4, "batch_size": 4, "warmup_steps": 1, **changes})
+
+
+def held(folder: Path) -> dict[str, Tensor]:
+    return torch.load(latest(folder), weights_only=True)["model"]
+
+
+def test_a_stopped_run_ends_with_the_same_bits_and_writes_pictures(tmp_path: Path):
+    wanted = recipe(cooldown_steps=2)
+    assert train(wanted, tmp_path / "whole", QUICK)
+    assert not train(wanted, tmp_path / "parts", QUICK, stop_after=2)
+    assert train(wanted, tmp_path / "parts", QUICK)
+    a, b = held(tmp_path / "whole"), held(tmp_path / "parts")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    model = lascaux.load(tmp_path / "whole" / "model")
+    assert isinstance(model, ClipGen)
+    assert (model.config.tokeniser, model.config.clip) == ("ochre-vq", "ochre-clip")
+    (picture,) = Imaginer(model).imagine("a cat on a red background", options=ImagineOptions())
+    assert picture.image.size == (64, 64)
+    shown = wanted.samples(model)
+    assert {sample.picture.size for sample in shown} == {(128, 64)}
+
+
+def test_the_loss_is_that_of_the_codes_after_the_pictures_embeddings():
+    wanted = recipe(embedding_noise=0.0, precision="float32")
+    torch.manual_seed(0)
+    model = wanted.build()
+    assert isinstance(model, ClipGen)
+    batch = wanted.batch(Share(0, 0, 4))
+    assert set(batch) == {"picture"}, "no caption is read"
+    answers = wanted._answers(batch["picture"])
+    value = wanted.loss(model, batch, Moment(0)).value
+    torch.testing.assert_close(value, model.loss(*answers))
+
+
+def test_the_embedded_model_fits_into_its_file():
+    weights = sum(weight.numel() for weight in ClipGen(replace(OCHRE, length=64)).parameters())
+    assert 2 * weights < 7_950_000
