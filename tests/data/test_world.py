@@ -20,7 +20,7 @@ from lascaux.data.world import sample as sample_scene
 from lascaux.data.world.backgrounds import background
 from lascaux.data.world.language import ZH, relation
 from lascaux.data.world.objects import digit_scans, glyph, glyph_count, scans_of
-from lascaux.data.world.sampling import colour_pairs, pairs
+from lascaux.data.world.sampling import colour_pairs, crowd, pairs
 from lascaux.data.world.spoiled import SPOILS, spoil
 from lascaux.data.world.wild import KINDS, fixed_set, wild
 
@@ -159,3 +159,14 @@ def test_a_spoiled_picture_differs_from_the_proper_one(how):
     spoiled = spoil(scene, how, rng(2)).astype(int)
     assert spoiled.shape == proper.shape
     assert np.abs(spoiled - proper).mean() > 3
+
+
+def test_a_crowd_is_of_different_objects_of_its_split():
+    draws = rng(5)
+    seen = [crowd(draws, split, digits=True) for split in ("train", "test") for _ in range(40)]
+    assert {len(scene.things) for scene in seen} == {4, 6, 7, 8, 9}
+    for place, scene in enumerate(seen):
+        allowed = pairs("train" if place < 40 else "test", True)[scene.background]
+        objects = [thing.object for thing in scene.things]
+        assert len(set(objects)) == len(objects)
+        assert set(objects) <= set(allowed)

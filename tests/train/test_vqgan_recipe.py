@@ -211,8 +211,14 @@ def test_ochre_vq_draws_a_batch_by_its_step_alone_from_the_train_split(monkeypat
     assert weight.shape == (5, 1, 64, 64)
     assert weight.mean().item() == pytest.approx(1.0)
     assert (weight.max() / weight.min()).item() == pytest.approx(wanted.things_weight)
+    seen.clear()
+    full = OchreVq(crowded=1.0).batch(Share(3, 3, 5))["weight"]
+    assert full.shape == weight.shape
+    assert (full > 1).float().mean() > (weight > 1).float().mean()
     with pytest.raises(BadInput, match="it must be above 0"):
         OchreVq(things_weight=0.0)
+    with pytest.raises(BadInput, match=r"--crowded is 1\.5"):
+        OchreVq(crowded=1.5)
 
 
 def test_ochre_vq_measures_the_box_of_the_object(tmp_path: Path, few_scenes, monkeypatch):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lascaux.data.world.backgrounds import BACKGROUNDS
 from lascaux.data.world.boxed import SIZE, BoxedScenes, box_psnr, boxed_scenes, stacked
-from lascaux.data.world.sampling import sample
+from lascaux.data.world.sampling import crowd, sample
 from lascaux.data.world.scene import Scene, draw_map
 from lascaux.errors import BadInput
 from lascaux.train.recipe import Part, Precision, Recipe, Share, restated, setting
@@ -27,6 +27,7 @@ class OfScenes(Recipe):
     """Settings of runs on scenes of the train split, which are drawn and weighed."""
 
     things_weight: float = setting(6.0, "of pixels of things, beside 1 of backgrounds")
+    crowded: float = setting(0.0, "share of scenes that are full of things")
     seed: int = restated("seed", 1)
     batch_size: int = restated("batch_size", 16)
     precision: Precision = restated("precision", "bfloat16")
@@ -37,6 +38,8 @@ class OfScenes(Recipe):
         super().__post_init__()
         if not 0 < self.things_weight < math.inf:
             raise BadInput(f"--things-weight is {self.things_weight}; it must be above 0")
+        if not 0 <= self.crowded <= 1:
+            raise BadInput(f"--crowded is {self.crowded}; expected a share from 0 to 1")
 
     def feed(self, part: Part) -> Iterator[dict[str, Tensor]]:
         """Micro-batches that are drawn."""
@@ -44,7 +47,7 @@ class OfScenes(Recipe):
 
     def batch(self, share: Share) -> dict[str, Tensor]:
         """Scenes of the train split, and what each pixel counts."""
-        return weighed(self.seed, share, self.things_weight)
+        return weighed(self.seed, share, self.things_weight, self.crowded)
 
 
 def pictures(seed: int, share: Share) -> UInt8[Tensor, "b 3 y x"]:
@@ -52,23 +55,27 @@ def pictures(seed: int, share: Share) -> UInt8[Tensor, "b 3 y x"]:
     return stacked(_drawn(seed, share))
 
 
-def weighed(seed: int, share: Share, of_things: float) -> dict[str, Tensor]:
+def weighed(seed: int, share: Share, of_things: float, crowded: float = 0.0) -> dict[str, Tensor]:
     """These scenes as "picture", and as "weight" what each pixel counts, 1 in the mean.
 
     Args:
         seed: of the run.
         share: of a step.
         of_things: what pixels of things count, where those of backgrounds count 1.
+        crowded: share of the scenes that are full of things.
     """
-    drawn = _drawn(seed, share)
+    drawn = _drawn(seed, share, crowded)
     maps = torch.from_numpy(np.stack([draw_map(scene, SIZE) for scene in drawn]).astype(np.int32))
     weight = torch.where(maps >= len(BACKGROUNDS), of_things, 1.0)[:, None]
     return {"picture": stacked(drawn), "weight": weight / weight.mean()}
 
 
-def _drawn(seed: int, share: Share) -> list[Scene]:
+def _drawn(seed: int, share: Share, crowded: float = 0.0) -> list[Scene]:
     rng = np.random.Generator(np.random.PCG64([seed, share.number]))
-    return [sample(rng, "train", digits=True) for _ in range(share.size)]
+    full = round(crowded * share.size)
+    return [crowd(rng, digits=True) for _ in range(full)] + [
+        sample(rng, "train", digits=True) for _ in range(share.size - full)
+    ]
 
 
 @cache

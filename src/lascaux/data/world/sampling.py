@@ -99,6 +99,26 @@ def large(rng: np.random.Generator, split: Split = "train", *, digits: bool = Fa
     return replace(scene, things=(replace(scene.things[0], x=x, y=y, size=size),))
 
 
+def crowd(rng: np.random.Generator, split: Split = "train", *, digits: bool = False) -> Scene:
+    """A scene full of different objects, which may hide parts of each other: much to see at once.
+
+    Four of medium size or six to nine small ones; no caption tells of so many.
+    """
+    scene = sample(rng, split, "single", digits=digits)
+    choice = pairs(split, digits)[scene.background]
+    side = int(rng.integers(2, 4))  # of a grid of cells
+    low, high = ((0.4, 0.56), (0.28, 0.4))[side - 2]
+    count = side * side - int(rng.integers(4)) * (side - 2)
+    cells = rng.permutation(side * side)[:count]
+    things = []
+    for index, cell in zip(rng.choice(choice, count, replace=False), cells, strict=True):
+        row, column = divmod(int(cell), side)
+        x, y = ((place + 0.5) / side + float(rng.uniform(-0.08, 0.08)) for place in (column, row))
+        size = float(rng.uniform(low, high))
+        things.append(Thing(int(index), x, y, size, _scan(rng, int(index), split)))
+    return replace(scene, things=tuple(things))
+
+
 def single(
     rng: np.random.Generator,
     index: int,
