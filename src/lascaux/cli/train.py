@@ -19,10 +19,12 @@ RECIPES = {
     "vqgan": "VqGanTraining",
     "styled-vq": "StyledVqTraining",
     "clip-gen": "ClipGenTraining",
+    "dalle": "DalleTraining",
     "ochre-clip": "OchreClip",
     "ochre-judge": "OchreJudge",
     "ochre-vq": "OchreVq",
     "ochre-styled": "OchreStyled",
+    "ochre-dalle": "OchreDalle",
 }
 
 _ENDING = """\
