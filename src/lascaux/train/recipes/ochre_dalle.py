@@ -111,9 +111,13 @@ class OchreDalle(Painting):
 
     @torch.no_grad()
     def samples(self, model: nn.Module) -> list[Sample]:
-        """Validation scenes by their codes, each beside one painted from its caption."""
+        """Validation scenes by their codes, each beside one painted from its English caption."""
         assert isinstance(model, Dalle)
-        return self.drawn(model, _kept(self))
+        kept = _kept(self)
+        # The typeface of sheets has no Chinese.
+        rows = [row for row, said in enumerate(kept.captions) if said.isascii()]
+        captions = tuple(kept.captions[row] for row in rows)
+        return self.drawn(model, Told(kept.text[rows], kept.tokens[rows], captions))
 
     def export(self, model: nn.Module, folder: Path, figures: dict[str, float]) -> None:
         """Write the DALL-E, in half precision, as a folder that `lascaux.load` reads."""
