@@ -68,7 +68,7 @@ def recipe(data: Path, vqgan: str, **changes) -> DalleTraining:
         "tokeniser": vqgan,
         "architecture": "tiny",
         "vocabulary": 560,
-        "steps": 12,
+        "steps": 8,
         "batch_size": 6,
         "warmup_steps": 2,
         "learning_rate": 3e-3,
@@ -90,7 +90,7 @@ def test_a_stopped_run_ends_with_the_same_bits(captioned, tmp_path, vqgan):
     changes = {"views": 2, "null_condition": 0.3, "dropout": 0.1, "averaging": 0.5}
     wanted = recipe(captioned, vqgan, reversible=True, **changes)
     assert train(wanted, tmp_path / "whole", QUICK)
-    assert not train(wanted, tmp_path / "parts", replace(QUICK, workers=1), stop_after=7)
+    assert not train(wanted, tmp_path / "parts", replace(QUICK, workers=1), stop_after=5)
     assert train(wanted, tmp_path / "parts", QUICK)
     a, b = held(tmp_path / "whole"), held(tmp_path / "parts")
     assert all(torch.equal(a[key], b[key]) for key in a)
@@ -120,7 +120,7 @@ def test_what_is_kept_aside_is_measured_and_painted(captioned, tmp_path, vqgan):
     (changed / "05.png").write_bytes(b"no picture")
     (changed / "06.txt").unlink()
     wanted = recipe(changed, vqgan)
-    assert train(wanted, tmp_path / "run", replace(QUICK, sample_every=12))
+    assert train(wanted, tmp_path / "run", replace(QUICK, sample_every=8))
     figures = [line for line in lines(tmp_path / "run") if "validation_loss" in line][-1]
     text, image = (figures[f"validation_{kind}_loss"] for kind in ("text", "image"))
     assert figures["validation_loss"] == pytest.approx((text + 7 * image) / 8)
