@@ -19,11 +19,13 @@ RECIPES = {
     "vqgan": "VqGanTraining",
     "styled-vq": "StyledVqTraining",
     "clip-gen": "ClipGenTraining",
+    "dalle": "DalleTraining",
     "ochre-clip": "OchreClip",
     "ochre-judge": "OchreJudge",
     "ochre-vq": "OchreVq",
     "ochre-styled": "OchreStyled",
     "ochre-imagine": "OchreImagine",
+    "ochre-dalle": "OchreDalle",
 }
 
 _ENDING = """\

@@ -73,6 +73,7 @@ class DalleConfig:
     attention_dropout: float = 0.0
     mlp_dropout: float = 0.0  # ff_dropout
     image_weight: float = 7.0  # of the picture in the loss, where the text has 1 (loss_img_weight)
+    tokeniser: str | None = None  # name of the one whose codes it writes, if it has none inside
 
     def __post_init__(self) -> None:
         sizes = ("codes", "grid", "width", "layers", "text_tokens", "text_length", "heads")

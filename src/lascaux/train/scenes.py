@@ -1,13 +1,13 @@
-"""Scenes of the emoji world, as autoencoders are trained and validated on them."""
+"""Scenes of the emoji world, as autoencoders are trained and validated on them, and as codes."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from lascaux.data.world.backgrounds import BACKGROUNDS
@@ -15,6 +15,8 @@ from lascaux.data.world.boxed import SIZE, BoxedScenes, box_psnr, boxed_scenes, 
 from lascaux.data.world.sampling import crowd, sample
 from lascaux.data.world.scene import Scene, draw_map
 from lascaux.errors import BadInput
+from lascaux.nn.linear import settled
+from lascaux.tasks.tokenisers import ImageTokeniser
 from lascaux.train.recipe import Part, Precision, Recipe, Share, restated, setting
 from lascaux.train.reconstructions import psnr
 
@@ -78,6 +80,19 @@ def _drawn(seed: int, share: Share, crowded: float = 0.0) -> list[Scene]:
     ]
 
 
+def ids_of(drawn: Sequence[Scene], tokeniser: ImageTokeniser) -> Int[Tensor, "b n"]:
+    """The codes of scenes by a tokeniser of their size, on the CPU.
+
+    Raises:
+        BadInput: it reads pictures of another size.
+    """
+    if (size := tokeniser.preprocessing.size) != SIZE:
+        raise BadInput(f"{tokeniser.shown} reads pictures of {size} pixels; scenes have {SIZE}")
+    # The same codes in every process: which way products take is measured in each of them.
+    with settled("torch"):
+        return tokeniser.encode(stacked(list(drawn)).float() / 255)
+
+
 @cache
 def validation() -> BoxedScenes:
     """Scenes of one object of the validation split, always the same."""
@@ -94,4 +109,4 @@ def figures(back: Float[Tensor, "b 3 y x"]) -> dict[str, float]:
     }
 
 
-__all__ = ["SIZE", "OfScenes", "figures", "pictures", "validation", "weighed"]
+__all__ = ["SIZE", "OfScenes", "figures", "ids_of", "pictures", "validation", "weighed"]

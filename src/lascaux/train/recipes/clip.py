@@ -45,6 +45,7 @@ from lascaux.tasks.options import PrepareOptions
 from lascaux.tasks.prepare import prepare
 from lascaux.text.clip_bpe import ClipTokenizer, TextCutWarning
 from lascaux.train.aside import trained_on, validated_on
+from lascaux.train.captions import learnt_vocabulary, require_captions
 from lascaux.train.contrastive import info_nce, likeness, sigmoid_pairs
 from lascaux.train.optimisers import Optimiser, decayed_and_plain
 from lascaux.train.recipe import (
@@ -65,7 +66,6 @@ from lascaux.weights.load import load, save
 log = logging.getLogger(__name__)
 
 _PREPARED = "prepared"  # folder within the run
-_LEARNT_FROM = 200_000  # captions that a vocabulary is learnt from
 _LARGEST_SCALE = 100.0  # of cosines, as published
 _AT_ONCE = 64  # records embedded together in a validation
 _SHOWN = 12  # pictures of a sheet of samples
@@ -389,16 +389,8 @@ class _Pairs:
 @lru_cache(maxsize=4)
 def _source(path: str) -> Source:
     source = open_source(path)
-    _require_captions(source)
+    require_captions(source)
     return source
-
-
-def _require_captions(source: Source) -> None:
-    if not any(source.captions(index) for index in range(len(source))):
-        raise BadInput(
-            f"{source.path} ({source.kind}) has no captions; `lascaux data info` tells what it "
-            "holds, and docs/data.md how captions are given"
-        )
 
 
 def _whole(source: Source) -> Source:
@@ -441,13 +433,10 @@ def _pretrained(name: str) -> Clip:
 
 @lru_cache(maxsize=1)
 def _vocabulary(recipe: ClipTraining) -> ClipTokenizer:
-    """Learnt from captions of the records that are trained on, evenly chosen if there are many."""
-    source = recipe._trained_on(Path())
-    stride = max(1, len(source) // _LEARNT_FROM)
-    texts = (text for i in range(0, len(source), stride) for text in source.captions(i))
+    """Learnt from captions of the records that are trained on."""
     published = recipe.architecture != "small"
     context = VARIANTS[recipe.architecture].context_length if published else SMALL.context_length
-    return ClipTokenizer.train(texts, recipe.vocabulary, context)
+    return learnt_vocabulary(recipe._trained_on(Path()), recipe.vocabulary, context)
 
 
 def _pictured(name: str) -> Callable[[Tensor], Tensor]:

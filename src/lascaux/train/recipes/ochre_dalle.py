@@ -1,0 +1,159 @@
+"""ochre-dalle: pictures of the emoji world from sentences, in English and Chinese.
+
+    lascaux train ochre-dalle
+
+Scenes of the train split with their captions, drawn anew for every step, as the codes of ochre-vq
+and the ids of ochre-clip's vocabulary. Validation is on scenes of the validation split.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lascaux.data.world.language import caption
+from lascaux.data.world.sampling import Split, sample
+from lascaux.data.world.scene import Scene
+from lascaux.errors import BadInput
+from lascaux.models.dalle import Dalle, DalleConfig
+from lascaux.text.captions import CaptionTokenizer
+from lascaux.train.captions import named_vocabulary
+from lascaux.train.clip_gen import tokeniser_of
+from lascaux.train.dalle import Painting, Told, card, side_of
+from lascaux.train.recipe import Part, Precision, Sample, Share, restated, setting
+from lascaux.train.scenes import ids_of
+from lascaux.weights.load import load, save
+
+_VALIDATED = 512  # scenes
+_SEED = 83  # of them
+_VOCABULARY = "ochre-clip"
+
+# 3.8 million parameters. Captions of 24 ids are the longest in a thousand.
+OCHRE = DalleConfig(
+    codes=2048,
+    grid=8,
+    width=192,
+    layers=5,
+    text_tokens=2048,
+    text_length=24,
+    heads=4,
+    head_width=48,
+    shared_embeddings=True,
+    tokeniser="ochre-vq",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OchreDalle(Painting):
+    """Settings of a run; every field is a flag of `lascaux train ochre-dalle`."""
+
+    name: ClassVar[str] = "ochre-dalle"
+
+    tokeniser: str = setting("ochre-vq", "whose codes are written: a name or folder")
+    model: str = setting("", "begin with the weights of this one: a folder or name")
+    chinese: float = setting(0.3, "share of captions in Chinese")
+    seed: int = restated("seed", 1)
+    steps: int = restated("steps", 10_000)
+    precision: Precision = restated("precision", "bfloat16")
+    warmup_steps: int = restated("warmup_steps", 200)
+    cooldown_steps: int = restated("cooldown_steps", 3000)
+    optimiser: Literal["adamw", "muon"] = restated("optimiser", "muon", Painting)
+    learning_rate: float = restated("learning_rate", 1e-3)
+    weight_decay: float = restated("weight_decay", 0.01)
+    averaging: float = restated("averaging", 0.998)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.chinese <= 1:
+            raise BadInput(f"--chinese is {self.chinese}; expected 0 to 1")
+
+    def build(self) -> nn.Module:
+        """A small DALL-E with the family's vocabulary.
+
+        Raises:
+            BadInput: it does not fit the tokeniser.
+        """
+        tokeniser = tokeniser_of(self.tokeniser)
+        config = replace(
+            OCHRE,
+            codes=tokeniser.codes,
+            grid=side_of(tokeniser),
+            text_tokens=tokenizer().vocabulary_size,
+            image_weight=self.image_weight,
+            tokeniser=self.tokeniser,
+        )
+        model = Dalle(config)
+        model.tokenizer = tokenizer()
+        if self.model:
+            model.load_state_dict(_pretrained(self.model, config).state_dict())
+        return model
+
+    def feed(self, part: Part) -> Iterator[dict[str, Tensor]]:
+        """Micro-batches that are drawn."""
+        return part.drawn(self, self.batch)
+
+    def batch(self, share: Share) -> dict[str, Tensor]:
+        """Scenes of the train split, by the seed and the share alone."""
+        rng = np.random.Generator(np.random.PCG64([self.seed, share.number]))
+        told = _told(self, _drawn(rng, "train", share.size), rng)
+        return {"text": told.text, "tokens": told.tokens}
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """The losses on scenes of the validation split, in nats a token."""
+        assert isinstance(model, Dalle)
+        return self.measured(model, _kept(self))
+
+    @torch.no_grad()
+    def samples(self, model: nn.Module) -> list[Sample]:
+        """Validation scenes by their codes, each beside one painted from its English caption."""
+        assert isinstance(model, Dalle)
+        kept = _kept(self)
+        # The typeface of sheets has no Chinese.
+        rows = [row for row, said in enumerate(kept.captions) if said.isascii()]
+        captions = tuple(kept.captions[row] for row in rows)
+        return self.drawn(model, Told(kept.text[rows], kept.tokens[rows], captions))
+
+    def export(self, model: nn.Module, folder: Path, figures: dict[str, float]) -> None:
+        """Write the DALL-E, in half precision, as a folder that `lascaux.load` reads."""
+        assert isinstance(model, Dalle)
+        save(model, folder, dtype=torch.float16, card=card(self.name, self, figures))
+
+
+@cache
+def tokenizer() -> CaptionTokenizer:
+    """The family's vocabulary."""
+    return named_vocabulary(_VOCABULARY)
+
+
+def _drawn(rng: np.random.Generator, split: Split, count: int) -> list[Scene]:
+    return [sample(rng, split, digits=True) for _ in range(count)]
+
+
+def _told(recipe: OchreDalle, scenes: list[Scene], rng: np.random.Generator) -> Told:
+    """Scenes as ids of captions, worded by chance, and as codes."""
+    captions = tuple(
+        caption(scene, rng, "zh" if rng.random() < recipe.chinese else "en") for scene in scenes
+    )
+    text = tokenizer().tokenize(captions, OCHRE.text_length, truncate=True)
+    return Told(text, ids_of(scenes, tokeniser_of(recipe.tokeniser)), captions)
+
+
+@lru_cache(maxsize=2)
+def _kept(recipe: OchreDalle) -> Told:
+    """Scenes of the validation split with their captions, always the same."""
+    rng = np.random.Generator(np.random.PCG64([_SEED]))
+    return _told(recipe, _drawn(rng, "validation", _VALIDATED), rng)
+
+
+@lru_cache(maxsize=1)
+def _pretrained(name: str, config: DalleConfig) -> Dalle:
+    found = load(name)
+    if not isinstance(found, Dalle) or found.config != config:
+        raise BadInput(f"--model {name}: expected what this recipe trains, by the same settings")
+    return found
