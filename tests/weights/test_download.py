@@ -10,6 +10,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 
 from lascaux.errors import DownloadFailed, UnknownModel, WrongHash
 from lascaux.weights import download
@@ -386,9 +387,12 @@ def test_a_hub_that_does_not_answer_falls_back_to_its_cache(monkeypatch, tmp_pat
     hub_with(monkeypatch, error=ConnectionError("no route"), cached=tmp_path)
     assert fetch_hub("owner/name") == tmp_path
     assert "no route" in caplog.text
-    hub_with(monkeypatch, error=ConnectionError("no route"))
-    with pytest.raises(DownloadFailed, match=r"hf download owner/name --local-dir"):
-        fetch_hub("owner/name")
+    # As the client raises it where there is no network: of its HTTP library's own kind.
+    http_error = HfHubHTTPError.__bases__[0]
+    for error in (ConnectionError("no route"), http_error("no route")):
+        hub_with(monkeypatch, error=error)
+        with pytest.raises(DownloadFailed, match=r"hf download owner/name --local-dir"):
+            fetch_hub("owner/name")
 
 
 def test_offline_the_hub_is_not_asked(monkeypatch, tmp_path):

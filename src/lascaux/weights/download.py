@@ -187,6 +187,8 @@ def fetch_hub(name: str, *, revision: str | None = None, offline: bool | None = 
         RevisionNotFoundError,
     )
 
+    # OSError, and the error of whichever library the hub's client speaks HTTP with.
+    no_answer = cast(tuple[type[Exception], ...], HfHubHTTPError.__bases__)
     if is_offline(offline):
         return _cached_hub(name, revision, "this is offline")
     try:
@@ -203,7 +205,7 @@ def fetch_hub(name: str, *, revision: str | None = None, offline: bool | None = 
         raise UnknownModel(
             f"the hub has no model {name!r}, or it is private (`hf auth login`)"
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except no_answer as error:
         _LOG.warning("%s: the hub does not answer (%s); looking in the cache", name, error)
         return _cached_hub(name, revision, f"the hub does not answer ({_first_line(error)})")
 
