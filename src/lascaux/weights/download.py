@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from lascaux.errors import DownloadFailed, UnknownModel, WrongHash
 from lascaux.weights.catalogue import Entry, RemoteFile
