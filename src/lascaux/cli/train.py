@@ -19,10 +19,12 @@ RECIPES = {
     "vqgan": "VqGanTraining",
     "styled-vq": "StyledVqTraining",
     "clip-gen": "ClipGenTraining",
+    "taming": "TamingTraining",
     "ochre-clip": "OchreClip",
     "ochre-judge": "OchreJudge",
     "ochre-vq": "OchreVq",
     "ochre-styled": "OchreStyled",
+    "ochre-map": "OchreMap",
 }
 
 _ENDING = """\

@@ -50,6 +50,7 @@ class TamingTransformerConfig:
     coordinate_factor: int = 16  # pixels of a map of coordinates per token, along one side
     coordinate_codes: int = 1024  # steps that coordinates are rounded to
     classes: int | None = None  # how many there are; None: as many as tokens
+    class_names: tuple[str, ...] = ()  # one for each, where they have names of their own
     start: int = 0  # the fixed token
     order: str = "identity"  # in which a picture's codes are written; see nn.orders
     order_grid: tuple[int, int] | None = None  # rows and columns that an order is made for
@@ -71,6 +72,10 @@ class TamingTransformerConfig:
             raise BadInput(f"order {self.order!r}; expected one of {', '.join(ORDERS)}")
         if (self.order != "identity") != (self.order_grid is not None):
             raise BadInput("an order other than identity needs its order_grid, and only that")
+        if self.class_names and len(self.class_names) != (self.classes or self.codes):
+            raise BadInput(
+                f"{len(self.class_names)} class_names of {self.classes or self.codes} classes"
+            )
         if not 0 <= self.start < self.codes:
             raise BadInput(f"start token {self.start} of {self.codes}")
 
@@ -173,13 +178,18 @@ class Transformer(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(
-        self, ids: Int[Tensor, "b n"], *, vectors: Float[Tensor, "b m d"] | None = None
+        self,
+        ids: Int[Tensor, "b n"],
+        *,
+        vectors: Float[Tensor, "b m d"] | None = None,
+        first: int = 0,
     ) -> Float[Tensor, "b n2 v"]:
         """Logits of the token after each position.
 
         Args:
             ids: the sequences.
             vectors: what stands before them, in the place of tokens.
+            first: position from which on logits are wanted.
 
         Raises:
             BadInput: they are longer than there are positions, or there is no such token.
@@ -193,7 +203,7 @@ class Transformer(nn.Module):
         mask = self._seen(places, places) if self.config.unmasked else None
         for block in self.blocks:
             x = block(x, mask)
-        return self.head(self.last_norm(x))
+        return self.head(self.last_norm(x[:, first:]))
 
     def new_cache(self, batch: int, length: int, dtype: torch.dtype | None = None) -> Cache:
         """An empty cache for sequences of up to `length` tokens, in the dtype of the weights.
@@ -411,7 +421,7 @@ class TamingTransformer(nn.Module):
             read: what is read in their place; the codes themselves.
         """
         sequence = torch.cat((condition, ids if read is None else read), dim=1)
-        return self.transformer(sequence[:, :-1])[:, condition.shape[1] - 1 :]
+        return self.transformer(sequence[:, :-1], first=condition.shape[1] - 1)
 
     def logits_at_once(
         self, condition: Int[Tensor, "b m"], start: Int[Tensor, "b n"]
