@@ -44,7 +44,7 @@ def test_a_patch_is_what_stands_before_the_ground_and_its_outline():
 
 def test_without_grounds_the_commonest_class_is_told_twice_where_it_is_alone():
     assert pairs(made(0), [[3, 3, 0, 0], [3, 3, 0, 3]])[0] == [3, 3]
-    assert pairs(made(0), [[2, 0, 3, 3], [2, 0, 0, 0]])[0][1] == 5 + 2
+    assert pairs(made(0), [[0, 2, 3, 3], [0, 2, 0, 0]]) == [[0, 5 + 2], [0, 5 + 1]]
 
 
 def test_a_map_of_things_alone_names_no_ground():

@@ -34,6 +34,7 @@ CLASSES = ("boats", "cats", "7")
 @pytest.fixture(autouse=True)
 def nothing_remembered(monkeypatch):
     threads = torch.get_num_threads()
+    monkeypatch.setattr(recipes, "_SHOWN", 2)
     tiny = TamingTransformerConfig(codes=1, length=1, layers=2, heads=2, width=32)
     monkeypatch.setitem(recipes.ARCHITECTURES, "tiny", tiny)
     yield
@@ -45,10 +46,10 @@ def nothing_remembered(monkeypatch):
 
 @pytest.fixture(scope="module")
 def tokeniser(tmp_path_factory) -> str:
-    """16 pixels as 64 codes."""
+    """8 pixels as 16 codes."""
     folder = tmp_path_factory.mktemp("parts")
     torch.manual_seed(0)
-    vqgan = VqGan(TINY)
+    vqgan = VqGan(replace(TINY, image_size=8))
     with torch.no_grad():
         vqgan.codebook.weight.normal_()
     lascaux.save(vqgan, folder / "vqgan")
@@ -118,9 +119,9 @@ def test_pictures_after_nothing_are_learnt_in_any_order(data: Path, tmp_path: Pa
     assert losses[-1] < 0.6 * losses[0]
     model = lascaux.load(tmp_path / "model")
     assert isinstance(model, TamingTransformer)
-    assert (model.codes, model.config.length, model.config.order_grid) == (64, 64, (8, 8))
+    assert (model.codes, model.config.length, model.config.order_grid) == (64, 16, (4, 4))
     (picture,) = Painter(model).paint(seeds=[1])
-    assert picture.image.size == (16, 16)
+    assert picture.image.size == (8, 8)
 
 
 def test_classes_are_painted_by_the_names_of_their_folders(
@@ -151,15 +152,15 @@ def test_maps_lie_beside_the_pictures(data: Path, maps: Path, tmp_path: Path, to
     model = lascaux.load(tmp_path / "run" / "model")
     assert model.codes == 300 + model.condition_stage.config.shapes
     prepared = PreparedFeatures(tmp_path / "run" / "maps")
-    assert prepared.shape == (128,)
+    assert prepared.shape == (32,)
     assert 299 in prepared.features(3)
     seg = maps / "07.png"
     words = ["paint", "--model", str(tmp_path / "run" / "model"), "--out", str(tmp_path / "out")]
-    assert main([*words, "--map", str(seg), "--size", "16x16"]) == 0
+    assert main([*words, "--map", str(seg), "--size", "8x8"]) == 0
     # A larger picture is seen through a window, in which each code has both tokens of its patch.
-    assert main([*words, "--map", str(seg), "--size", "24x16", "--seed", "1"]) == 0
+    assert main([*words, "--map", str(seg), "--size", "12x8", "--seed", "1"]) == 0
     with Image.open(tmp_path / "out" / "07-1.png") as picture:
-        assert picture.size == (24, 16)
+        assert picture.size == (12, 8)
 
 
 def test_maps_are_made_square_as_their_pictures_are(data: Path, maps: Path, tmp_path: Path):
@@ -191,7 +192,7 @@ def test_codes_that_are_not_kept_are_read_as_others_and_still_expected(data: Pat
     torch.manual_seed(0)
     wanted = recipe(data, tokeniser, codes_kept=0.5)
     model = wanted.build().train()
-    batch = {"features": torch.randint(64, (4, 64))}
+    batch = {"features": torch.randint(64, (4, 16))}
     losses = {wanted.loss(model, batch, Moment(0)).value.item() for _ in range(2)}
     assert len(losses) == 2
     model.eval()
@@ -218,5 +219,5 @@ def test_what_does_not_fit_is_refused_in_words(
         TamingTransformerConfig(codes=9, length=4, layers=1, heads=1, width=4)
     )
     lascaux.save(other, tmp_path / "other")
-    with pytest.raises(BadInput, match="has 9 tokens and 4 positions; wanted are 64 and 64"):
+    with pytest.raises(BadInput, match="has 9 tokens and 4 positions; wanted are 64 and 16"):
         recipe(data, tokeniser, model=str(tmp_path / "other")).build()

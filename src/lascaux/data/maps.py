@@ -44,7 +44,7 @@ class MapRecord(Record):
                 f"{self.labels - 1}"
             )
         low, high = (_squared(each, self.how) for each in (found % 256, found // 256))
-        return low.astype(np.int64) + 256 * high
+        return low.astype(np.int64) + 256 * high.astype(np.int64)
 
     def image(self, mode: Reading = "photo") -> Image.Image:
         """The same as a picture, whose red and green are the lower and the higher byte."""
@@ -124,7 +124,7 @@ def bytes_to_numbers(rgb: UInt8[np.ndarray, "b 3 y x"]) -> Int[np.ndarray, "b y 
     return rgb[:, 0].astype(np.int64) + 256 * rgb[:, 1].astype(np.int64)
 
 
-def _squared(numbers: Int[np.ndarray, "y x"], how: Preprocessing) -> UInt8[np.ndarray, "y x"]:
+def _squared(numbers: Int[np.ndarray, "y x"], how: Preprocessing) -> UInt8[np.ndarray, "n n"]:
     # Indexed, so that Pillow takes the nearest pixel whatever the filter.
     indexed = Image.fromarray(numbers.astype(np.uint8))
     indexed.putpalette(bytes(grey for grey in range(256) for _ in range(3)))
