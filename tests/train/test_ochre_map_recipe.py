@@ -30,7 +30,7 @@ def small(monkeypatch):
     for name, value in tiny.items():
         monkeypatch.setattr(ochre_map, name, value)
     monkeypatch.setattr(ochre_map, "OCHRE", replace(ochre_map.OCHRE, layers=1, heads=2, width=16))
-    caches = (ochre_map._patches, ochre_map._kept)
+    caches = (ochre_map._patches, ochre_map._kept, ochre_map._kept_tokens)
     for each in caches:
         each.cache_clear()
     yield

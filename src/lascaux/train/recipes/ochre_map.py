@@ -118,18 +118,21 @@ class OchreMap(Painting):
         """Cross entropy of the scenes' codes."""
         assert isinstance(model, TamingTransformer)
         device = model.order.device
+        tokeniser = _tokeniser(self.tokeniser)
+        tokeniser.model.to(device)
         with precise(device), torch.no_grad():
-            paired = self._paired(model, batch["picture"], batch["map"])
-        tokens, condition = (each.to(device) for each in paired)
-        return super().loss(model, {"tokens": tokens, "condition": condition}, moment)
+            paired = {
+                "tokens": tokeniser.encode(batch["picture"].float() / 255).to(device),
+                "condition": _conditions(model, batch["map"]),
+            }
+        return super().loss(model, paired, moment)
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
         """The loss on validation scenes, in nats a code."""
         assert isinstance(model, TamingTransformer)
-        kept = _kept()
-        aside = self._paired(model, stacked(kept), scenes.maps_of(kept))
-        return self.measured(model, aside)
+        conditions = _conditions(model, scenes.maps_of(_kept()))
+        return self.measured(model, Paired(_kept_tokens(self.tokeniser), conditions))
 
     @torch.no_grad()
     def samples(self, model: nn.Module) -> list[Sample]:
@@ -156,12 +159,11 @@ class OchreMap(Painting):
             elsewhere={"first_stage": self.tokeniser},
         )
 
-    def _paired(self, model: TamingTransformer, pictures: Tensor, maps: Tensor) -> Paired:
-        tokeniser, stage = _tokeniser(self.tokeniser), model.condition_stage
-        assert isinstance(stage, LabelPatches)
-        tokeniser.model.to(model.order.device)
-        tokens = tokeniser.encode(pictures.float() / 255)
-        return Paired(tokens, stage.encode_numbers(maps.to(model.order.device)))
+
+def _conditions(model: TamingTransformer, maps: Tensor) -> Tensor:
+    """The tokens of maps, where the model is."""
+    assert isinstance(model.condition_stage, LabelPatches)
+    return model.condition_stage.encode_numbers(maps.to(model.order.device))
 
 
 def _tokeniser(name: str) -> ImageTokeniser:
@@ -200,3 +202,9 @@ def _kept() -> list[Scene]:
     """Scenes of the validation split, always the same."""
     rng = np.random.Generator(np.random.PCG64([_SEED]))
     return [sample(rng, "validation", digits=True) for _ in range(_VALIDATED)]
+
+
+@lru_cache(maxsize=1)
+def _kept_tokens(tokeniser: str) -> Tensor:
+    """Their codes."""
+    return _tokeniser(tokeniser).encode(stacked(_kept()).float() / 255)
