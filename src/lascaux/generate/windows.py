@@ -217,8 +217,7 @@ class _Painting:
     ) -> None:
         self.model, self.ids, self.condition, self.size = model, ids, condition, size
         self.pictures = len(ids)
-        spatial = condition.ndim > 2
-        before = size * size * condition.shape[3:].numel() if spatial else condition.shape[1]
+        before = size * size if condition.ndim == 3 else condition.shape[1]
         length = before + size * size - 1
         slot_bytes = model.new_cache(self.pictures, length, dtype).nbytes
         self.slots = _Slots(steps, memory // slot_bytes)
@@ -259,15 +258,15 @@ class _Painting:
         across = slice(place.left, place.left + self.size)
         inside = (place.row - place.top) * self.size + place.column - place.left
         before = self.condition
-        if before.ndim > 2:
-            before = rearrange(before[:, down, across], "b y x ... -> b (y x ...)")
+        if before.ndim == 3:
+            before = rearrange(before[:, down, across], "b y x -> b (y x)")
         codes = rearrange(self.ids[:, down, across], "b y x -> b (y x)")
         return torch.cat((before, codes[:, :inside]), dim=1)
 
 
 def write_windows(
     model: WindowModel,
-    condition: Int[Tensor, "b y x"] | Int[Tensor, "b y x k"] | Int[Tensor, "b m"],
+    condition: Int[Tensor, "b y x"] | Int[Tensor, "b m"],
     *,
     grid: Grid | None = None,
     size: int = 16,
@@ -289,8 +288,8 @@ def write_windows(
 
     Args:
         model: the model.
-        condition: codes of the condition on the picture's grid, one or several at each place; or
-            tokens that are read before every window.
+        condition: codes of the condition on the picture's grid; or tokens that are read before
+            every window.
         grid: rows and columns of a picture's codes, where the condition does not tell.
         size: rows and columns of the window; a model means what it was trained at.
         given: codes that are there already, where `known` says so.
@@ -354,7 +353,7 @@ def write_windows(
 
 
 def _grid_of(condition: Tensor, grid: Grid | None, given: Tensor | None) -> Grid:
-    told = {tuple(x.shape[1:3]) for x in (condition, given) if x is not None and x.ndim > 2}
+    told = {tuple(x.shape[1:]) for x in (condition, given) if x is not None and x.ndim == 3}
     told |= {tuple(grid)} if grid is not None else set()
     if len(told) != 1:
         raise BadInput(

@@ -2,7 +2,7 @@
 
 For painting after maps, in the place of a VQGAN of maps, and with nothing of it to be learnt by
 gradients: a patch of a map is one class before another nearly everywhere, and its outline is like
-one of some hundred shapes. A map of 64 pixels, 345 classes and patches of 8 pixels is 128 tokens.
+one of some hundred shapes. A transformer reads both as one (`TamingTransformerConfig.pairs`).
 """
 
 from collections.abc import Mapping

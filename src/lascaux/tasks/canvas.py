@@ -43,7 +43,7 @@ class Canvas:
     grid: Grid  # rows and columns of codes
     window: int  # side, in codes
     way: Way
-    spatial: bool  # whether the condition has as many tokens for each code
+    spatial: bool  # whether the condition has a token for each code
     kept: Int[Tensor, "1 n"]  # codes that are there already, from the top
     pixels: Sides
     prompt: str
@@ -161,7 +161,7 @@ def _condition_factor(model: TamingTransformer, kind: Kind) -> int | None:
 
 
 def _one_to_one(model: TamingTransformer, kind: Kind) -> bool:
-    """Whether a condition has as many tokens for each code, whatever the picture's size."""
+    """Whether a condition has a token for each code, whatever the picture's size."""
     stage: Any = model.first_stage
     sized = model.config.condition_size is not None
     return not sized and _condition_factor(model, kind) == stage.factor
@@ -204,8 +204,7 @@ def _tokens_before(model: TamingTransformer, kind: Kind, wish: Wish, side: int) 
         return len(wish.tokens) if kind == "tokens" and wish.tokens is not None else 1
     stage: Any = model.first_stage
     pixels = model.config.condition_size or side * stage.factor
-    # Stages that are no VQGAN may have several tokens for each place.
-    return (pixels // factor) ** 2 * getattr(model.condition_stage, "depth", 1)
+    return (pixels // factor) ** 2
 
 
 def _require_multiples(model: TamingTransformer, kind: Kind, sides: Sides) -> None:

@@ -239,7 +239,7 @@ class Painter:
         device = canvas.condition.device
         condition, known, given = canvas.condition, None, None
         if canvas.spatial:
-            condition = rearrange(condition, "1 (y x k) -> 1 y x k", y=rows, x=columns)
+            condition = rearrange(condition, "1 (y x) -> 1 y x", y=rows)
         before = canvas.kept.shape[1]
         if before:
             known = torch.arange(canvas.total).reshape(canvas.grid) < before

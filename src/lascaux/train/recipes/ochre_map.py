@@ -2,10 +2,10 @@
 
     lascaux train ochre-map
 
-A taming transformer that writes the 64 codes of ochre-vq after 128 tokens of a semantic map. Tokens
-of a map are not learnt by gradients: of each of its 8 x 8 patches they are the class that matters
-there and its outline (`models/label_patches.py`), so that no object's name is lost. Outlines are
-those of 1,000 scenes of the train split, by k-means, before the first step.
+A taming transformer that writes the 64 codes of ochre-vq after the 8 x 8 patches of a semantic map.
+What is told of a patch is not learnt by gradients: it is the class that matters there and its
+outline (`models/label_patches.py`), so that no object's name is lost. Outlines are those of 1,000
+scenes of the train split, by k-means, before the first step.
 
 Scenes of the train split are drawn on the fly, 64 pixels, digits among them: none comes twice.
 Validation is the loss on scenes of the validation split, in nats a code. The judge has no say here.
@@ -69,7 +69,7 @@ _SEED = 83  # of both
 _SHOWN = 8  # scenes of a sheet of samples
 
 # 3.5 million parameters, 7.1 MB in half precision with the outlines.
-OCHRE = TamingTransformerConfig(codes=1, length=1, layers=6, heads=6, width=192)
+OCHRE = TamingTransformerConfig(codes=1, length=1, layers=6, heads=3, width=192)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,8 @@ class OchreMap(Painting):
         config = replace(
             OCHRE,
             codes=max(tokeniser.codes, stage.codes),
-            length=(stage.depth + 1) * count - 1,
+            pairs=stage.codes,
+            length=2 * count - 1,
             **self.trained_with,
         )
         return TamingTransformer(config, condition_stage=stage)
@@ -163,7 +164,7 @@ class OchreMap(Painting):
 def _conditions(model: TamingTransformer, maps: Tensor) -> Tensor:
     """The tokens of maps, where the model is."""
     assert isinstance(model.condition_stage, LabelPatches)
-    return model.condition_stage.encode_numbers(maps.to(model.order.device))
+    return model.paired(model.condition_stage.encode_numbers(maps.to(model.order.device)))
 
 
 def _tokeniser(name: str) -> ImageTokeniser:

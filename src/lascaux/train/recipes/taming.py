@@ -9,9 +9,9 @@
 
 DATA is whatever `lascaux data info` reads. Esser, Rombach, Ommer 2020, arXiv:2012.09841. Classes
 are those of the records, such as names of subfolders. Maps are PNGs of numbers of classes, each
-named as its picture, in a folder of their own; their patches become tokens whose outlines are
-learnt from the first thousand maps (`models/label_patches.py`), where the published training has a
-VQGAN of maps.
+named as its picture, in a folder of their own. Of each patch of a map its class and its outline are
+read (`models/label_patches.py`), and outlines are learnt from the first thousand maps; the
+published training has a VQGAN of maps in their place.
 
 Before the first step the codes of all pictures by the tokeniser, and the tokens of their maps, are
 prepared once, in the run's folder; with --views K also those of K - 1 cut-outs of each. A part of
@@ -201,8 +201,9 @@ class TamingTraining(Painting):
         """Cross entropy of the codes of pictures."""
         assert isinstance(model, TamingTransformer)
         tokens = batch["features"]
-        condition = batch.get("condition")
-        if condition is None:
+        if self.condition == "map":
+            condition = model.paired(batch["condition"])
+        else:
             condition = model.encode_condition(batch.get("label", tokens))
         return super().loss(model, {"tokens": tokens, "condition": condition}, moment)
 
@@ -211,7 +212,9 @@ class TamingTraining(Painting):
         """The loss on records kept aside, in nats a code."""
         assert isinstance(model, TamingTransformer)
         kept = _kept(self)
-        return {} if kept is None else self.measured(model, kept)
+        if kept is None:
+            return {}
+        return self.measured(model, Paired(kept.tokens, model.paired(kept.conditions)))
 
     @torch.no_grad()
     def samples(self, model: nn.Module) -> list[Sample]:
@@ -249,11 +252,12 @@ class TamingTraining(Painting):
         assert grid is not None, "a VQGAN's codes have places"
         count = grid[0] * grid[1]
         classes = len(source.classes) if self.condition == "class" else 0
-        before = 1 if stage is None else stage.depth * count
+        before = 1 if stage is None else count
         given = {
             "length": before + count - 1,
             "condition": {"nothing": "start", "class": "class", "map": "stage"}[self.condition],
             "condition_size": None,
+            "pairs": 0 if stage is None else stage.codes,
             "classes": classes or None,
             "class_names": tuple(source.classes) if classes else (),
             **in_order(self.order, grid),
