@@ -25,7 +25,10 @@ def test_settings_that_make_no_run_are_wrong_use(words, reason, tmp_path: Path, 
 def test_scenes_are_written_with_maps_and_captions(tmp_path: Path, capsys):
     assert main(["world", "--out", str(tmp_path), "--n", "2", "--maps", "--seed", "7"]) == 0
     names = ["train-000007.map.png", "train-000007.png", "train-000008.map.png", "train-000008.png"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["captions.jsonl", *names]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("captions.jsonl", "labels.txt"),
+        *names,
+    ]
     told = [json.loads(line) for line in (tmp_path / "captions.jsonl").read_text().splitlines()]
     assert [each["file"] for each in told] == names[1::2]
     assert told[0]["caption"] in capsys.readouterr().out

@@ -265,3 +265,38 @@ def test_guidance_takes_both_rows_in_one_batch():
             c, n = (model.transformer(torch.cat((x, ids), 1))[:, -1] for x in (condition, null))
             ids = torch.cat((ids, (n + 2 * (c - n)).argmax(-1, keepdim=True)), 1)
     assert torch.equal(both.ids, ids)
+
+
+class Doubled(nn.Module):
+    """A stage that gives two tokens for each of three places."""
+
+    codes, depth = 5, 2
+
+    def encode(self, x: Tensor) -> Tensor:
+        return torch.tensor([[4, 0, 1, 3, 2, 2]]).expand(len(x), -1)
+
+
+def test_tokens_of_one_place_are_read_as_one():
+    model = made(replace(TINY, pairs=5), condition_stage=Doubled())
+    condition = model.encode_condition(torch.zeros(2, 1, 4, 4))
+    assert condition.tolist() == [[24 + 5 * 4, 24 + 5 + 3, 24 + 5 * 2 + 2]] * 2
+    vectors = model.transformer.tokens.weight[torch.tensor([[4, 1, 2], [0, 3, 2]])].sum(0)
+    ids = drawn(2, 7)
+    with torch.no_grad():
+        read = model.transformer(ids, vectors=vectors.expand(2, -1, -1))
+        torch.testing.assert_close(model.logits(condition, ids), read[:, 2:-1])
+        beginning = begin(model, condition[:1])
+        *_, last = write(model, beginning, 4, sampling=Sampling(top_k=3), seeds=[1])
+    assert last.ids.shape == (1, 4)
+    assert last.ids.max() < 24
+
+
+def test_pairs_fit_the_stage_that_gives_them():
+    with pytest.raises(BadInput, match="the condition stage pairs 5 tokens; the model 0"):
+        made(TINY, condition_stage=Doubled())
+    with pytest.raises(BadInput, match="the condition stage pairs 0 tokens; the model 5"):
+        made(replace(TINY, pairs=5), condition_stage=VqGan(STAGE))
+    with pytest.raises(BadInput, match="pairs of 5 tokens after 'start'"):
+        replace(TINY, pairs=5, condition="start")
+    with pytest.raises(BadInput, match="ids from 0 to 5"):
+        made(replace(TINY, pairs=5)).paired(torch.tensor([[0, 5]]))

@@ -305,6 +305,15 @@ def test_classes_of_imagenet_are_known_by_name_id_and_number():
         class_number("goldfish", 7)
 
 
+def test_classes_of_ones_own_go_by_their_names_first():
+    own = ("boats", "cats", "7")
+    assert class_number("Cats", 3, own) == (1, "cats")
+    assert class_number("7", 3, own) == (2, "7")
+    assert class_number(0, 3, own) == class_number("0", 3, own) == (0, "boats")
+    with pytest.raises(BadClasses, match="no class of this model is called 'cat'; nearest: cats"):
+        class_number("cat", 3, own)
+
+
 def _of_mode(mode: str) -> Image.Image:
     return photo().convert(mode)
 

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lascaux.errors import BrokenFile, Unsupported, WrongKeys
+from lascaux.errors import BadInput, BrokenFile, Unsupported, WrongHash, WrongKeys
 from lascaux.models.taming_transformer import VARIANTS as SIZES
 from lascaux.models.taming_transformer import TamingTransformer, TamingTransformerConfig
 from lascaux.models.vqgan import VqGan, VqGanConfig
@@ -238,3 +239,21 @@ def test_every_published_transformer_has_its_stages():
         own = variant.own
         assert ("condition_stage" in variant.parts) == (own.condition == "stage"), name
         assert variant.parts["first_stage"].config.codes == own.codes, name
+
+
+def test_a_stage_may_be_named_and_is_loaded_by_its_name(tmp_path: Path):
+    model = made()
+    place = save(model.first_stage, tmp_path / "stage")
+    folder = save(model, tmp_path / "model", elsewhere={"first_stage": str(place)})
+    with safe_open(folder / "model.safetensors", "pt") as stored:
+        assert not [key for key in stored.keys() if key.startswith("first_stage.")]  # noqa: SIM118
+    for dtype in ("float32", "bfloat16"):
+        again = load(folder, dtype=dtype)
+        assert again.state_dict().keys() == model.state_dict().keys()
+        assert weights_hash(again) == weights_hash(model)
+    torch.manual_seed(1)
+    save(VqGan(STAGE), place)
+    with pytest.raises(WrongHash, match="bring the former back"):
+        load(folder)
+    with pytest.raises(BadInput, match="elsewhere head: this TamingTransformer has first_stage"):
+        save(model, tmp_path / "other", elsewhere={"head": "x"})

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="labels",
         metavar="NAME",
         action="append",
-        help="of ImageNet, by name, WordNet id or number; may be given again",
+        help="by name or number, of ImageNet also by WordNet id; may be given again",
     )
     what.add_argument("--picture", metavar="FILE", help="for models that paint after pictures")
     what.add_argument(

@@ -20,12 +20,14 @@ RECIPES = {
     "styled-vq": "StyledVqTraining",
     "clip-gen": "ClipGenTraining",
     "dalle": "DalleTraining",
+    "taming": "TamingTraining",
     "ochre-clip": "OchreClip",
     "ochre-judge": "OchreJudge",
     "ochre-vq": "OchreVq",
     "ochre-styled": "OchreStyled",
     "ochre-imagine": "OchreImagine",
     "ochre-dalle": "OchreDalle",
+    "ochre-map": "OchreMap",
 }
 
 _ENDING = """\

@@ -16,19 +16,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=64, metavar="PX", help="pixels (default: 64)")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="train")
     parser.add_argument("--kind", choices=("any", "single", "counted", "related"), default="any")
-    parser.add_argument("--maps", action="store_true", help="also write semantic maps (16-bit PNG)")
+    parser.add_argument(
+        "--maps",
+        action="store_true",
+        help="also write semantic maps (16-bit PNG), and labels.txt of what their numbers mean",
+    )
     parser.add_argument("--digits", action="store_true", help="let handwritten digits appear")
     parser.add_argument("--json", action="store_true", help="print the descriptions as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Draw the scenes; `captions.jsonl` in the folder tells what each one shows."""
+    """Draw the scenes; `captions.jsonl` in the folder tells what each one shows.
+
+    With maps, `labels.txt` tells what their numbers stand for.
+    """
     import json
 
     import numpy as np
     from PIL import Image
 
-    from lascaux.data.world import caption, draw, draw_map, sample, tags
+    from lascaux.data.world import MAP_NAMES, caption, draw, draw_map, sample, tags
     from lascaux.tasks.aside import written_aside
 
     if arguments.n < 1 or not 8 <= arguments.size <= 2048:
@@ -61,6 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
         }
         lines.append(json.dumps(described, ensure_ascii=False))
         print(lines[-1] if arguments.json else f"{name}  {described['caption']}")
-    with written_aside(arguments.out / "captions.jsonl") as part:
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    texts = {"captions.jsonl": lines}
+    if arguments.maps:
+        texts["labels.txt"] = [f"{number}\t{name}" for number, name in enumerate(MAP_NAMES)]
+    for name, rows in texts.items():
+        with written_aside(arguments.out / name) as part:
+            part.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return 0

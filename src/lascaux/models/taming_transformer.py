@@ -50,7 +50,11 @@ class TamingTransformerConfig:
     coordinate_factor: int = 16  # pixels of a map of coordinates per token, along one side
     coordinate_codes: int = 1024  # steps that coordinates are rounded to
     classes: int | None = None  # how many there are; None: as many as tokens
+    class_names: tuple[str, ...] = ()  # one for each, where they have names of their own
     start: int = 0  # the fixed token
+    # Tokens of which two make one of a condition, where its stage gives two for each place: beyond
+    # the codes, codes + pairs * first + second, which is read as the sum of both.
+    pairs: int = 0
     order: str = "identity"  # in which a picture's codes are written; see nn.orders
     order_grid: tuple[int, int] | None = None  # rows and columns that an order is made for
     keep: float = 1.0  # probability that a code is read as it is in training; else a random one
@@ -71,6 +75,15 @@ class TamingTransformerConfig:
             raise BadInput(f"order {self.order!r}; expected one of {', '.join(ORDERS)}")
         if (self.order != "identity") != (self.order_grid is not None):
             raise BadInput("an order other than identity needs its order_grid, and only that")
+        if not 0 <= self.pairs <= self.codes or (self.pairs and self.condition != "stage"):
+            raise BadInput(
+                f"pairs of {self.pairs} tokens after {self.condition!r}; expected 0 to "
+                f"{self.codes}, and any after a stage alone"
+            )
+        if self.class_names and len(self.class_names) != (self.classes or self.codes):
+            raise BadInput(
+                f"{len(self.class_names)} class_names of {self.classes or self.codes} classes"
+            )
         if not 0 <= self.start < self.codes:
             raise BadInput(f"start token {self.start} of {self.codes}")
 
@@ -173,13 +186,18 @@ class Transformer(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(
-        self, ids: Int[Tensor, "b n"], *, vectors: Float[Tensor, "b m d"] | None = None
+        self,
+        ids: Int[Tensor, "b n"],
+        *,
+        vectors: Float[Tensor, "b m d"] | None = None,
+        first: int = 0,
     ) -> Float[Tensor, "b n2 v"]:
         """Logits of the token after each position.
 
         Args:
             ids: the sequences.
             vectors: what stands before them, in the place of tokens.
+            first: position from which on logits are wanted.
 
         Raises:
             BadInput: they are longer than there are positions, or there is no such token.
@@ -193,7 +211,7 @@ class Transformer(nn.Module):
         mask = self._seen(places, places) if self.config.unmasked else None
         for block in self.blocks:
             x = block(x, mask)
-        return self.head(self.last_norm(x))
+        return self.head(self.last_norm(x[:, first:]))
 
     def new_cache(self, batch: int, length: int, dtype: torch.dtype | None = None) -> Cache:
         """An empty cache for sequences of up to `length` tokens, in the dtype of the weights.
@@ -249,8 +267,13 @@ class Transformer(nn.Module):
         return self.head(self.last_norm(last_of(x, places))).float()
 
     def _embedded(self, ids: Tensor) -> Tensor:
-        require_ids(ids, self.config.codes)
-        return self.tokens(ids)
+        codes, pairs = self.config.codes, self.config.pairs
+        require_ids(ids, codes + pairs**2)
+        if not pairs:
+            return self.tokens(ids)
+        paired, both = ids >= codes, (ids - codes).clamp(min=0)
+        second = self.tokens(both % pairs) * paired[..., None]
+        return self.tokens(torch.where(paired, both // pairs, ids)) + second
 
     def _require_room(self, length: int) -> None:
         if length > self.config.length:
@@ -308,6 +331,14 @@ class TamingTransformer(nn.Module):
         for name, stage in (("first", first_stage), ("condition", condition_stage)):
             if stage is not None and (codes := _tokeniser(stage).codes) > config.codes:
                 raise BadInput(f"the {name} stage has {codes} codes; the model {config.codes}")
+        if condition_stage is not None:
+            # Only stages that are no VQGAN give several tokens for each place.
+            inside = _tokeniser(condition_stage)
+            pairs = inside.codes if getattr(inside, "depth", 1) == 2 else 0
+            if pairs != config.pairs:
+                raise BadInput(
+                    f"the condition stage pairs {pairs} tokens; the model {config.pairs}"
+                )
         self.first_stage = first_stage
         self.condition_stage = condition_stage
         self.transformer = Transformer(config)
@@ -372,7 +403,8 @@ class TamingTransformer(nn.Module):
                 return rearrange(ids, "b 1 y x -> b (y x)").clamp(max=self.config.codes - 1)
             first = kind == "first-stage"
             stage = self.first_stage if first else self.condition_stage
-            return self._stage(stage, "first" if first else "condition").encode(condition)
+            ids = self._stage(stage, "first" if first else "condition").encode(condition)
+            return self.paired(ids)
         if kind == "class":
             require_ids(condition, self.config.classes or self.config.codes)
             return condition.reshape(len(condition), 1).long()
@@ -381,6 +413,18 @@ class TamingTransformer(nn.Module):
             return torch.full(shape, self.config.start, device=self.order.device)
         require_ids(condition, self.config.codes)
         return condition.long()
+
+    def paired(self, ids: Int[Tensor, "b m"]) -> Int[Tensor, "b m2"]:
+        """The tokens of a condition as they are read: of those that come in pairs, one for each.
+
+        Raises:
+            BadInput: a token is none of those that make pairs.
+        """
+        if not self.config.pairs:
+            return ids
+        require_ids(ids, self.config.pairs)
+        first, second = rearrange(ids, "b (m k) -> k b m", k=2)
+        return self.config.codes + self.config.pairs * first + second
 
     def coordinate_ids(
         self, coordinates: Float[Tensor, "b 1 y x"]
@@ -411,7 +455,7 @@ class TamingTransformer(nn.Module):
             read: what is read in their place; the codes themselves.
         """
         sequence = torch.cat((condition, ids if read is None else read), dim=1)
-        return self.transformer(sequence[:, :-1])[:, condition.shape[1] - 1 :]
+        return self.transformer(sequence[:, :-1], first=condition.shape[1] - 1)
 
     def logits_at_once(
         self, condition: Int[Tensor, "b m"], start: Int[Tensor, "b n"]

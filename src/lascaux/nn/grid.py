@@ -2,7 +2,7 @@
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from lascaux.errors import BadInput
@@ -10,7 +10,7 @@ from lascaux.errors import BadInput
 Grid = tuple[int, int]  # rows and columns of codes
 
 
-def grid_of(x: Float[Tensor, "b c y x"], factor: int, channels: int) -> Grid:
+def grid_of(x: Num[Tensor, "b c y x"], factor: int, channels: int) -> Grid:
     """Rows and columns of codes of pictures that one code stands for `factor` x `factor` pixels of.
 
     Raises:

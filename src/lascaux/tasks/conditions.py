@@ -213,21 +213,28 @@ def class_condition(label: int | str, model: TamingTransformer) -> Condition:
     Raises:
         BadClasses: there is no such class.
     """
-    number, name = class_number(label, model.config.classes or model.codes)
+    config = model.config
+    number, name = class_number(label, config.classes or model.codes, config.class_names)
     told = {"kind": "class", "number": number, "name": name}
     return Condition(x=torch.tensor([number]), prompt=name or str(number), told=told)
 
 
-def class_number(label: int | str, classes: int) -> tuple[int, str | None]:
+def class_number(label: int | str, classes: int, own: Sequence[str] = ()) -> tuple[int, str | None]:
     """The number of a class, and its name where it has one.
 
-    Names and WordNet ids are those of ImageNet, for models of as many classes.
+    Args:
+        label: a number, a name, or of ImageNet a WordNet id.
+        classes: how many there are.
+        own: their names; where there are none, those of ImageNet, if there are as many.
 
     Raises:
         BadClasses: there is no such class, or several.
     """
-    names = [entry[0] for entry in class_list("imagenet")] if classes in _IMAGENET else []
+    of_imagenet = not own and classes in _IMAGENET
+    names = [entry[0] for entry in class_list("imagenet")] if of_imagenet else list(own)
     text = str(label).strip()
+    if isinstance(label, str) and text in own:
+        return list(own).index(text), text
     if text.lstrip("-").isdecimal():
         number = int(text)
         if not 0 <= number < classes:
@@ -240,7 +247,7 @@ def class_number(label: int | str, classes: int) -> tuple[int, str | None]:
         )
     wanted = _plain(text)
     found = [number for number, name in enumerate(names) if _plain(name) == wanted]
-    if wanted in (ids := class_ids("imagenet")):
+    if of_imagenet and wanted in (ids := class_ids("imagenet")):
         found = [ids.index(wanted)]
     if len(found) == 1:
         return found[0], names[found[0]]
@@ -253,7 +260,8 @@ def class_number(label: int | str, classes: int) -> tuple[int, str | None]:
     near = difflib.get_close_matches(wanted, plain, _NEAR, 0.5)
     near += [each for each in plain if wanted and wanted in each and each not in near]
     hint = f"; nearest: {', '.join(plain[each] for each in near[:_NEAR])}" if near else ""
-    raise BadClasses(f"no class of ImageNet is called {label!r}{hint}")
+    of = "ImageNet" if of_imagenet else "this model"
+    raise BadClasses(f"no class of {of} is called {label!r}{hint}")
 
 
 def _plain(name: str) -> str:

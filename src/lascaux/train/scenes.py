@@ -57,6 +57,17 @@ def pictures(seed: int, share: Share) -> UInt8[Tensor, "b 3 y x"]:
     return stacked(_drawn(seed, share))
 
 
+def mapped(seed: int, share: Share) -> dict[str, Tensor]:
+    """These scenes as "picture" (`b 3 y x`, bytes), and their maps as "map" (`b y x`, int32)."""
+    drawn = _drawn(seed, share)
+    return {"picture": stacked(drawn), "map": maps_of(drawn)}
+
+
+def maps_of(drawn: list[Scene]) -> Int[Tensor, "b y x"]:
+    """The semantic maps of scenes."""
+    return torch.from_numpy(np.stack([draw_map(scene, SIZE) for scene in drawn]).astype(np.int32))
+
+
 def weighed(seed: int, share: Share, of_things: float, crowded: float = 0.0) -> dict[str, Tensor]:
     """These scenes as "picture", and as "weight" what each pixel counts, 1 in the mean.
 
@@ -67,8 +78,7 @@ def weighed(seed: int, share: Share, of_things: float, crowded: float = 0.0) -> 
         crowded: share of the scenes that are full of things.
     """
     drawn = _drawn(seed, share, crowded)
-    maps = torch.from_numpy(np.stack([draw_map(scene, SIZE) for scene in drawn]).astype(np.int32))
-    weight = torch.where(maps >= len(BACKGROUNDS), of_things, 1.0)[:, None]
+    weight = torch.where(maps_of(drawn) >= len(BACKGROUNDS), of_things, 1.0)[:, None]
     return {"picture": stacked(drawn), "weight": weight / weight.mean()}
 
 
@@ -109,4 +119,14 @@ def figures(back: Float[Tensor, "b 3 y x"]) -> dict[str, float]:
     }
 
 
-__all__ = ["SIZE", "OfScenes", "figures", "ids_of", "pictures", "validation", "weighed"]
+__all__ = [
+    "SIZE",
+    "OfScenes",
+    "figures",
+    "ids_of",
+    "mapped",
+    "maps_of",
+    "pictures",
+    "validation",
+    "weighed",
+]

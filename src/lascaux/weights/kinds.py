@@ -16,6 +16,7 @@ from lascaux.models import discrete_vae as discrete_vae_model
 from lascaux.models import dvae as dvae_model
 from lascaux.models import inception as inception_model
 from lascaux.models import judge as judge_model
+from lascaux.models import label_patches as label_patches_model
 from lascaux.models import lpips as lpips_model
 from lascaux.models import patch_discriminator as discriminator_model
 from lascaux.models import styled_vq as styled_vq_model
@@ -39,7 +40,7 @@ from lascaux.weights.maps import (
     titok,
     vqgan,
 )
-from lascaux.weights.parts import Composite, Part
+from lascaux.weights.parts import Composite, Elsewhere, Part
 from lascaux.weights.published import Adopted, Published
 
 
@@ -151,6 +152,11 @@ KINDS: dict[str, Kind] = {
         config=discriminator_model.PatchDiscriminatorConfig,
         recognises=patch_discriminator.recognises,
         adopt=patch_discriminator.adopt,
+    ),
+    "label_patches": Kind(
+        model=label_patches_model.LabelPatches,
+        config=label_patches_model.LabelPatchesConfig,
+        hashed=lambda config: str(config.grounds),
     ),
     "lpips": Kind(
         model=lpips_model.Lpips,
@@ -297,9 +303,13 @@ def config_from_json(name: str, published: Mapping[str, Any]) -> Any:
         place: Part(part["model"], config_from_json(part["model"], part))
         for place, part in published.get("parts", {}).items()
     }
-    if unknown := parts.keys() - set(kind.parts):
+    elsewhere = {
+        place: Elsewhere(str(other["name"]), str(other["weights"]))
+        for place, other in published.get("elsewhere", {}).items()
+    }
+    if unknown := (parts.keys() | elsewhere.keys()) - set(kind.parts):
         raise BadInput(f"a {name} has no part {', '.join(sorted(unknown))}")
-    return Composite(own, parts)
+    return Composite(own, parts, elsewhere)
 
 
 def decisive(model: nn.Module) -> str:

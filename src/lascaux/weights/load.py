@@ -9,13 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lascaux.errors import BadInput, DownloadFailed, UnknownModel, Unsupported, WrongKeys
+from lascaux.errors import (
+    BadInput,
+    DownloadFailed,
+    UnknownModel,
+    Unsupported,
+    WrongHash,
+    WrongKeys,
+)
 from lascaux.weights import catalogue
 from lascaux.weights.download import HUB_ID, fetch_entry, fetch_hub
-from lascaux.weights.fingerprint import remember_stored
+from lascaux.weights.fingerprint import remember_stored, weights_hash
 from lascaux.weights.folder import Source, find_source
 from lascaux.weights.keymap import listed, require_shapes
 from lascaux.weights.kinds import KINDS, adopted, made, part_of, recognise
+from lascaux.weights.parts import Composite, Elsewhere
 from lascaux.weights.published import Published
 from lascaux.weights.reading import Checkpoint, read_tensors
 from lascaux.weights.save import save
@@ -122,8 +130,12 @@ def assemble(
     # Checking the files and putting parts together has touched what may never be used.
     for file in files:
         file.let_go()
-    for place, other in ours.fetched.items():
+    elsewhere = config.elsewhere if isinstance(config, Composite) else {}
+    named = {place: other.name for place, other in elsewhere.items()}
+    for place, other in {**ours.fetched, **named}.items():
         part = load(other, device=device, dtype=dtype, offline=offline)
+        if place in elsewhere:
+            _require_same(part, elsewhere[place], source.label)
         state |= {f"{place}.{key}": tensor for key, tensor in part.state_dict().items()}
         config = replace(config, parts={**config.parts, place: part_of(part)})
     model = build(lambda: made(name, config))
@@ -138,6 +150,19 @@ def assemble(
     if kind.complete is not None and source.vocabulary is not None:
         kind.complete(model, source.vocabulary)
     return model.eval()
+
+
+def _require_same(part: nn.Module, told: Elsewhere, label: str) -> None:
+    """Refuse other weights than those that a model was trained with.
+
+    Raises:
+        WrongHash: they are others.
+    """
+    if (found := weights_hash(part)) != told.weights:
+        raise WrongHash(
+            f"{label} was trained with {told.name} of weights {told.weights[:12]}; that name now "
+            f"stands for {found[:12]}: bring the former back, or train anew"
+        )
 
 
 def read(source: Source) -> tuple[Published, list[Checkpoint]]:

@@ -14,16 +14,26 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """A model inside another, whose weights are not in the same file."""
+
+    name: str  # by which it is loaded: of the catalogue, a folder or a hub id
+    weights: str  # the hash of what the other was trained with
+
+
+@dataclass(frozen=True)
 class Composite:
     """The config of a model, and of the models that are given to it.
 
     Attributes:
         own: of the model itself.
         parts: by the name under which the model keeps each; absent ones are left out.
+        elsewhere: likewise those that only their names stand for.
     """
 
     own: Any
     parts: Mapping[str, Part] = field(default_factory=dict)
+    elsewhere: Mapping[str, Elsewhere] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a folder's config.json, beside the model's name."""
@@ -33,4 +43,6 @@ class Composite:
                 name: {"model": part.model, "config": part.config.to_json()}
                 for name, part in self.parts.items()
             }
+        if self.elsewhere:
+            told["elsewhere"] = {name: vars(other) for name, other in self.elsewhere.items()}
         return told

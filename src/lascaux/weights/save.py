@@ -4,8 +4,9 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 
 from lascaux import __version__
 from lascaux.errors import BadInput
+from lascaux.weights.fingerprint import weights_hash
 from lascaux.weights.folder import LIBRARY, WEIGHTS
 from lascaux.weights.kinds import kind_of, whole_config
+from lascaux.weights.parts import Composite, Elsewhere
 
 _FILES = frozenset(
     {
@@ -55,6 +58,7 @@ def save(
     *,
     dtype: torch.dtype | None = None,
     card: str | None = None,
+    elsewhere: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a model as config, weights, tokenizer, preprocessing and card; gives the folder.
 
@@ -66,16 +70,24 @@ def save(
         dtype: of the matrices in the file, to make it smaller; scales, shifts and statistics keep
             theirs, as in OpenAI's files. None: everything as it is.
         card: Markdown of README.md, instead of a plain one.
+        elsewhere: models inside it whose weights are left out, each with the name by which they are
+            loaded again; that these are the same weights then is checked.
 
     Raises:
-        BadInput: it is no model of this library, or the folder holds files of another origin or
-            cannot be written.
+        BadInput: it is no model of this library or has no such model inside it, or the folder
+            holds files of another origin or cannot be written.
     """
     folder = Path(folder).expanduser().resolve()
     if (known := kind_of(model)) is None:
         raise BadInput(f"cannot save a {type(model).__name__}; only models of this library")
     name, kind = known
-    state = {key: _stored(tensor, dtype) for key, tensor in model.state_dict().items()}
+    others = _others(model, kind.parts, elsewhere or {})
+    left_out = tuple(f"{place}." for place in others)
+    state = {
+        key: _stored(tensor, dtype)
+        for key, tensor in model.state_dict().items()
+        if not key.startswith(left_out)
+    }
     with _written_aside(folder) as aside:
         save_tensors(state, aside / WEIGHTS, {"format": "pt"})
         _write_json(
@@ -84,7 +96,7 @@ def save(
                 "library_name": LIBRARY,
                 "lascaux_version": __version__,
                 "model": name,
-                **whole_config(model).to_json(),
+                **_told(model, others).to_json(),
             },
         )
         if kind.beside is not None:
@@ -93,6 +105,31 @@ def save(
         plain = _CARD.format(name=folder.name, model=name, summary=summary)
         (aside / "README.md").write_text(card or plain, encoding="utf-8")
     return folder
+
+
+def _others(
+    model: nn.Module, known: Collection[str], elsewhere: Mapping[str, str]
+) -> dict[str, Elsewhere]:
+    """The models inside a model that only their names stand for.
+
+    Raises:
+        BadInput: it has no such model inside it.
+    """
+    inside = {place: part for place in known if (part := getattr(model, place)) is not None}
+    if absent := sorted(elsewhere.keys() - inside.keys()):
+        raise BadInput(
+            f"elsewhere {', '.join(absent)}: this {type(model).__name__} has "
+            f"{', '.join(inside) or 'no model'} inside it"
+        )
+    return {
+        place: Elsewhere(name, weights_hash(inside[place])) for place, name in elsewhere.items()
+    }
+
+
+def _told(model: nn.Module, others: Mapping[str, Elsewhere]) -> Composite:
+    whole = whole_config(model)
+    parts = {place: part for place, part in whole.parts.items() if place not in others}
+    return replace(whole, parts=parts, elsewhere=others)
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:

@@ -9,11 +9,12 @@ from lascaux.data.world.backgrounds import BACKGROUNDS, COLOURS, PLACES
 from lascaux.data.world.language import caption, tags
 from lascaux.data.world.objects import Object, objects
 from lascaux.data.world.sampling import sample
-from lascaux.data.world.scene import Scene, Thing, draw, draw_map
+from lascaux.data.world.scene import MAP_NAMES, Scene, Thing, draw, draw_map
 
 __all__ = [
     "BACKGROUNDS",
     "COLOURS",
+    "MAP_NAMES",
     "PLACES",
     "Object",
     "Scene",

@@ -12,7 +12,9 @@ from PIL import Image
 from lascaux.data.world.backgrounds import BACKGROUNDS, background
 from lascaux.data.world.objects import glyph_count, objects, scaled_digit, scaled_glyph
 
-MAP_CLASSES = len(BACKGROUNDS) + len(objects())  # of a semantic map: backgrounds, then objects
+# What the numbers of a semantic map stand for: backgrounds, then objects.
+MAP_NAMES = (*BACKGROUNDS, *(thing.name for thing in objects()))
+MAP_CLASSES = len(MAP_NAMES)
 _INK = 110  # alpha from which a pixel belongs to the object that covers it
 # Digits are chalk where dark ink would not be seen: of these the mean brightness is below 100.
 _DARK = frozenset(("red", "blue", "purple", "brown", "black", "night", "forest"))

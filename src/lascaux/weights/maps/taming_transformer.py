@@ -252,4 +252,5 @@ def decisive(config: TamingTransformerConfig) -> str:
     """What changes answers and leaves the shapes of weights as they are."""
     fields = ("heads", "unmasked", "condition", "condition_size", "coordinate_factor")
     more = ("coordinate_codes", "start", "order", "order_grid")
-    return " ".join(str(getattr(config, name)) for name in (*fields, *more))
+    told = " ".join(str(getattr(config, name)) for name in (*fields, *more))
+    return f"{told} {config.pairs}" if config.pairs else told

@@ -1,0 +1,382 @@
+"""taming: pictures after nothing, after classes or after maps, learnt from your own pictures.
+
+    lascaux train vqgan --data photos/
+    lascaux train taming --data photos/ --tokeniser runs/vqgan-0/model
+    lascaux train taming --data animals/ --condition class --tokeniser vqgan-imagenet-f16-1024 \\
+        --architecture ffhq --precision bfloat16
+    lascaux train taming --data streets/ --condition map --maps labels/ --labels 30 \\
+        --tokeniser runs/vqgan-0/model
+
+DATA is whatever `lascaux data info` reads. Esser, Rombach, Ommer 2020, arXiv:2012.09841. Classes
+are those of the records, such as names of subfolders. Maps are PNGs of numbers of classes, each
+named as its picture, in a folder of their own. Of each patch of a map its class and its outline are
+read (`models/label_patches.py`), and outlines are learnt from the first thousand maps; the
+published training has a VQGAN of maps in their place.
+
+Before the first step the codes of all pictures by the tokeniser, and the tokens of their maps, are
+prepared once, in the run's folder; with --views K also those of K - 1 cut-outs of each. A part of
+the records is kept aside; on it the loss is measured. The model holds both its stages.
+"""
+
+import logging
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lascaux.data.loading import Loader
+from lascaux.data.maps import LabelMaps, MapRecord, bytes_to_numbers
+from lascaux.data.order import Order, Place
+from lascaux.data.paired import PairedFeatures, PairedSamples
+from lascaux.data.prepared import FeatureSamples, PreparedFeatures
+from lascaux.data.records import Part as Some
+from lascaux.data.records import Source
+from lascaux.data.sources import open_source
+from lascaux.errors import BadInput
+from lascaux.images.maps import coloured
+from lascaux.images.preprocess import Preprocessing
+from lascaux.models.label_patches import LabelPatches
+from lascaux.models.taming_transformer import (
+    VARIANTS,
+    TamingTransformer,
+    TamingTransformerConfig,
+)
+from lascaux.tasks.answerers import Answerer, token_ids
+from lascaux.tasks.options import PrepareOptions
+from lascaux.tasks.prepare import prepare
+from lascaux.train.aside import trained_on, validated_on
+from lascaux.train.clip_gen import grid_of, square, tokeniser_of
+from lascaux.train.label_patches import learnt_patches
+from lascaux.train.recipe import Loss, Moment, Part, Progress, Sample, restated, setting
+from lascaux.train.schedules import Schedule
+from lascaux.train.taming import (
+    Painting,
+    Paired,
+    beside,
+    card,
+    in_order,
+    painted,
+    painter_of,
+    vqgan_of,
+    whole,
+)
+from lascaux.weights.fingerprint import weights_hash
+from lascaux.weights.load import load, save
+
+log = logging.getLogger(__name__)
+
+_TOKENS, _MAPS = "tokens", "maps"  # folders within the run
+_OUTLINED = 1000  # maps that outlines are learnt from
+_SHOWN = 8  # pictures of a sheet of samples
+
+ARCHITECTURES = {
+    # 4.7 million parameters beside those of codes.
+    "small": TamingTransformerConfig(codes=1, length=1, layers=6, heads=4, width=256),
+    **VARIANTS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TamingTraining(Painting):
+    """Settings of a run; every field is a flag of `lascaux train taming`."""
+
+    name: ClassVar[str] = "taming"
+
+    data: str = setting("", "pictures: a folder, table, COCO, tars, Parquet")
+    validation: float = setting(0.05, "share of the records that is kept aside, at most 1000")
+    tokeniser: str = setting("", "VQGAN whose codes are written: a name, folder or hub id")
+    condition: Literal["nothing", "class", "map"] = setting("nothing", "what is written after")
+    maps: str = setting("", "folder of the maps, each a PNG named as its picture")
+    labels: int = setting(0, "classes of the maps")
+    grounds: int = setting(0, "how many of them, from the first, others stand before")
+    shapes: int = setting(1024, "outlines of patches of maps that are told apart")
+    order: str = setting("identity", "in which codes are written: row by row, or z-curve, ...")
+    model: str = setting("", "begin with these weights: a name, folder or hub id")
+    architecture: str = setting("small", "what to begin from nothing: small, or ffhq, cin, ...")
+    views: int = setting(1, "of each picture: itself, and cut-outs")
+    area: float = setting(0.8, "smallest share of a picture that a cut-out has")
+    flip: float = setting(0.0, "chance of mirroring a cut-out")
+    steps: int = restated("steps", 50_000)
+    batch_size: int = restated("batch_size", 64)
+    schedule: Schedule = restated("schedule", "cosine")
+    warmup_steps: int = restated("warmup_steps", 1000)
+    averaging: float = restated("averaging", 0.0)
+    exported: Literal["last", "best"] = restated("exported", "best")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.data or not self.tokeniser:
+            missing = "--data" if not self.data else "--tokeniser"
+            raise BadInput(
+                f"{missing} is missing: a folder, table or archive with pictures, and a VQGAN, "
+                "such as `lascaux train vqgan` makes"
+            )
+        for name, low, high in (("validation", 0, 0.5), ("area", 1e-3, 1), ("flip", 0, 1)):
+            if not low <= getattr(self, name) <= high:
+                raise BadInput(f"--{name} is {getattr(self, name)}; expected {low} to {high}")
+        for name in ("views", "shapes"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"--{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.model and self.architecture not in ARCHITECTURES:
+            raise BadInput(
+                f"--architecture {self.architecture}: expected one of {', '.join(ARCHITECTURES)}"
+            )
+        _require_maps(self)
+
+    def settings(self) -> dict[str, Any]:
+        """The fields, and what tells the records apart from others at the same path."""
+        return {**super().settings(), "records": _source(self.data).fingerprint[:16]}
+
+    def build(self) -> nn.Module:
+        """A transformer as long as condition and picture are, without a first stage.
+
+        Raises:
+            BadInput: tokeniser, condition and model do not fit each other.
+        """
+        stage = _stage(self)
+        model = TamingTransformer(self._config(stage), condition_stage=stage)
+        if self.model:
+            model.transformer.load_state_dict(_pretrained(self.model).transformer.state_dict())
+        return model
+
+    def prepare(
+        self, folder: Path, *, sample: bool = False, progress: Progress | None = None
+    ) -> float:
+        """Codes of all pictures, and tokens of their maps.
+
+        Raises:
+            BadInput: records that have no class, where classes are written after.
+        """
+        source = _source(self.data)
+        if self.condition == "class":
+            _require_classes(source)
+        few = min(len(source), 2 * self.batch_size) if sample else len(source)
+        chosen = Some(source, range(few)) if sample else source
+        options = PrepareOptions(
+            views=self.views,
+            seed=self.seed,
+            augment_area=(self.area, 1.0),
+            augment_flip=self.flip,
+        )
+        vqgan = vqgan_of(self.tokeniser)
+        done = prepare(
+            chosen, folder / _TOKENS, token_ids(vqgan, self.tokeniser), options, progress
+        )
+        for one in done.skipped:
+            log.warning("left out %s: %s", one.source, one.reason)
+        if (stage := _stage(self)) is not None:
+            maps = _maps(self, chosen)
+            prepare(maps, folder / _MAPS, _answerer(stage, maps.how), options, progress)
+        return few / len(source)
+
+    def feed(self, part: Part) -> Loader:
+        """Batches of codes, with classes or with tokens of the same records' maps."""
+        source: Source = PreparedFeatures(part.folder / _TOKENS)
+        samples: Any = FeatureSamples(("features",))
+        if self.condition == "class":
+            samples = FeatureSamples(("features", "label"))
+        if self.condition == "map":
+            source = PairedFeatures(source, PreparedFeatures(part.folder / _MAPS))
+            samples = PairedSamples(("features", "condition"))
+        source = trained_on(source, self.validation)
+        order = Order(records=len(source), batch_size=self.batch_size // self.accumulation)
+        loader = Loader(
+            source,
+            samples,
+            order,
+            Place(seed=self.seed, world_size=part.ranks),
+            rank=part.rank,
+            workers=part.workers,
+        )
+        if part.place is not None:
+            loader.load_state_dict(dict(part.place))
+        return loader
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], moment: Moment) -> Loss:
+        """Cross entropy of the codes of pictures."""
+        assert isinstance(model, TamingTransformer)
+        tokens = batch["features"]
+        if self.condition == "map":
+            condition = model.paired(batch["condition"])
+        else:
+            condition = model.encode_condition(batch.get("label", tokens))
+        return super().loss(model, {"tokens": tokens, "condition": condition}, moment)
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """The loss on records kept aside, in nats a code."""
+        assert isinstance(model, TamingTransformer)
+        kept = _kept(self)
+        if kept is None:
+            return {}
+        return self.measured(model, Paired(kept.tokens, model.paired(kept.conditions)))
+
+    @torch.no_grad()
+    def samples(self, model: nn.Module) -> list[Sample]:
+        """Pictures after nothing, or after classes or maps of records that are kept aside."""
+        assert isinstance(model, TamingTransformer)
+        painter = painter_of(whole(model, vqgan_of(self.tokeniser)))
+        if self.condition == "nothing":
+            return [Sample(painted(painter, seed), f"seed {seed}") for seed in range(_SHOWN)]
+        records = validated_on(self._records(), self.validation)
+        found = []
+        for seed, record in zip(range(_SHOWN), records, strict=False):
+            if self.condition == "class":
+                picture = painted(painter, seed, label=int(record.label or 0))
+                found.append(Sample(picture, str(record.class_name)))
+                continue
+            assert isinstance(record, MapRecord)
+            numbers = record.numbers()
+            shown = Image.fromarray(coloured(numbers, self.labels))
+            found.append(Sample(beside(shown, painted(painter, seed, map=numbers)), record.key))
+        return found
+
+    def export(self, model: nn.Module, folder: Path, figures: dict[str, float]) -> None:
+        """Write the transformer with its stages, for `lascaux paint`."""
+        assert isinstance(model, TamingTransformer)
+        trained = whole(model, vqgan_of(self.tokeniser))
+        save(trained, folder, card=card(self.name, self, figures))
+
+    def _records(self) -> Source:
+        source = _source(self.data)
+        return _maps(self, source) if self.condition == "map" else source
+
+    def _config(self, stage: LabelPatches | None) -> TamingTransformerConfig:
+        vqgan, source = vqgan_of(self.tokeniser), _source(self.data)
+        grid = grid_of(tokeniser_of(self.tokeniser))
+        assert grid is not None, "a VQGAN's codes have places"
+        count = grid[0] * grid[1]
+        classes = len(source.classes) if self.condition == "class" else 0
+        before = 1 if stage is None else count
+        given = {
+            "length": before + count - 1,
+            "condition": {"nothing": "start", "class": "class", "map": "stage"}[self.condition],
+            "condition_size": None,
+            "pairs": 0 if stage is None else stage.codes,
+            "classes": classes or None,
+            "class_names": tuple(source.classes) if classes else (),
+            **in_order(self.order, grid),
+            **self.trained_with,
+        }
+        codes = max(vqgan.codes, classes, stage.codes if stage else 0)
+        if not self.model:
+            return replace(ARCHITECTURES[self.architecture], codes=codes, **given)
+        found = _pretrained(self.model).config
+        if found.codes < codes or found.length != given["length"]:
+            raise BadInput(
+                f"--model {self.model} has {found.codes} tokens and {found.length} positions; "
+                f"wanted are {codes} and {given['length']}"
+            )
+        return replace(found, **given)
+
+
+def _require_maps(recipe: TamingTraining) -> None:
+    """Check that what is said of maps is said where there are any.
+
+    Raises:
+        BadInput: it is not.
+    """
+    if recipe.condition != "map":
+        if recipe.maps or recipe.labels or recipe.grounds:
+            raise BadInput("--maps, --labels, --grounds: say --condition map as well")
+        return
+    if not recipe.maps or recipe.labels < 2:
+        raise BadInput(
+            "--condition map: --maps names the folder of the maps, and --labels says how many "
+            "classes they have, at least 2"
+        )
+    if recipe.views > 1:
+        raise BadInput("--views: maps are not cut out with their pictures; leave it at 1")
+
+
+def _require_classes(source: Source) -> None:
+    without = sum(source.label(index) is None for index in range(len(source)))
+    if without:
+        raise BadInput(
+            f"{without} of {len(source)} records of {source.path} have no class: expected a folder "
+            "with a subfolder for each, or a table or archive that tells them"
+        )
+
+
+@lru_cache(maxsize=4)
+def _source(path: str) -> Source:
+    source = open_source(path)
+    if isinstance(source, PreparedFeatures):
+        raise BadInput(f"{source.path} holds prepared features, and no pictures: name their source")
+    return source
+
+
+def _maps(recipe: TamingTraining, pictures: Source) -> LabelMaps:
+    how = tokeniser_of(recipe.tokeniser).preprocessing
+    return LabelMaps(pictures, Path(recipe.maps).expanduser(), how, recipe.labels)
+
+
+@lru_cache(maxsize=2)
+def _stage(recipe: TamingTraining) -> LabelPatches | None:
+    """Patches with the outlines of the first maps; None where there are no maps."""
+    if recipe.condition != "map":
+        return None
+    maps = _maps(recipe, _source(recipe.data))
+    few = [maps[index].numbers() for index in range(min(len(maps), _OUTLINED))]
+    return learnt_patches(
+        torch.from_numpy(np.stack(few)),
+        labels=recipe.labels,
+        grounds=recipe.grounds,
+        factor=vqgan_of(recipe.tokeniser).factor,
+        shapes=recipe.shapes,
+        seed=recipe.seed,
+    )
+
+
+def _answerer(stage: LabelPatches, how: Preprocessing) -> Answerer:
+    """A condition stage that answers pictures of `MapRecord` with tokens."""
+
+    def answers(pixels: Tensor) -> Tensor:
+        return stage.encode_numbers(torch.from_numpy(bytes_to_numbers(pixels.numpy()))).cpu()
+
+    return Answerer(
+        name="maps",
+        weights=weights_hash(stage),
+        kind="tokens",
+        preprocessing=replace(how, filter="bicubic", reading="official"),
+        answers=answers,
+        codes=stage.codes,
+    )
+
+
+@lru_cache(maxsize=2)
+def _kept(recipe: TamingTraining) -> Paired | None:
+    """Codes and conditions of the records kept aside; None if there are none."""
+    tokens, stage = token_ids(vqgan_of(recipe.tokeniser), recipe.tokeniser), _stage(recipe)
+    maps = _maps(recipe, _source(recipe.data)) if stage is not None else None
+    source = _source(recipe.data)
+    found: list[tuple[Tensor, Tensor]] = []
+    for index in map(int, validated_on(source, recipe.validation).indices):
+        record = source[index]
+        try:
+            pixels = square(record.image(tokens.preprocessing.reading), tokens.preprocessing)
+            if stage is not None and maps is not None:
+                after = stage.encode_numbers(torch.from_numpy(maps[index].numbers())[None]).cpu()
+            else:
+                label = record.label if recipe.condition == "class" else None
+                after = torch.tensor([[label or 0]])
+        except BadInput as error:
+            log.warning("left out of the validation: %s: %s", record.key, error)
+            continue
+        found.append((tokens.answers(pixels), after))
+    if not found:
+        return None
+    return Paired(*(torch.cat(each) for each in zip(*found, strict=True)))
+
+
+@lru_cache(maxsize=1)
+def _pretrained(name: str) -> TamingTransformer:
+    found = load(name)
+    if not isinstance(found, TamingTransformer):
+        raise BadInput(f"--model {name} is a {type(found).__name__}; expected a taming transformer")
+    return found
