@@ -18,6 +18,7 @@ from lascaux.models.clip import Clip
 from lascaux.models.clip_gen import ClipGen, ClipGenConfig
 from lascaux.models.vqgan import VqGan
 from lascaux.train import clip_gen as shared
+from lascaux.train import records
 from lascaux.train.checkpoint import latest
 from lascaux.train.loop import train
 from lascaux.train.options import Running
@@ -36,7 +37,7 @@ def nothing_remembered(monkeypatch):
     monkeypatch.setitem(recipes.ARCHITECTURES, "tiny", tiny)
     yield
     torch.set_num_threads(threads)
-    kept = (recipes._source, recipes._kept, recipes._pretrained)
+    kept = (records.source_of, recipes._kept, recipes._pretrained)
     for each in (*kept, shared.tokeniser_of, shared.clip_of):
         each.cache_clear()
 
@@ -128,7 +129,7 @@ def test_both_kinds_of_features_are_of_the_same_cut_outs(data: Path, tmp_path: P
         views.add(view)
     assert views == {0, 1}
 
-    recipes._source.cache_clear()
+    records.source_of.cache_clear()
     recipe(data, parts, views=2, area=0.5).prepare(tmp_path / "other")
     other = PreparedFeatures(tmp_path / "other" / "embeddings")
     with pytest.raises(BadInput, match="were not prepared alike"):

@@ -16,6 +16,7 @@ from lascaux.errors import BadInput
 from lascaux.models.dalle import Dalle, DalleConfig
 from lascaux.models.vqgan import VqGan
 from lascaux.train import clip_gen as shared
+from lascaux.train import records
 from lascaux.train.checkpoint import latest
 from lascaux.train.loop import train
 from lascaux.train.options import Running
@@ -36,7 +37,13 @@ def nothing_remembered(monkeypatch):
     monkeypatch.setitem(recipes.ARCHITECTURES, "tiny", tiny)
     yield
     torch.set_num_threads(threads)
-    kept = (recipes._source, recipes._kept, recipes._pretrained, recipes._vocabulary)
+    kept = (
+        records.source_of,
+        recipes._captioned,
+        recipes._kept,
+        recipes._pretrained,
+        recipes._vocabulary,
+    )
     for each in (*kept, recipes._named, shared.tokeniser_of):
         each.cache_clear()
 

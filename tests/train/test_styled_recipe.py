@@ -12,7 +12,7 @@ from lascaux.cli.main import main
 from lascaux.data.world import boxed
 from lascaux.errors import BadInput
 from lascaux.models.styled_vq import VARIANTS, StyledVq, StyledVqConfig
-from lascaux.train import pictures, scenes, styling
+from lascaux.train import pictures, records, scenes, styling
 from lascaux.train.checkpoint import latest
 from lascaux.train.loop import train
 from lascaux.train.options import Running
@@ -51,7 +51,7 @@ def nothing_remembered(monkeypatch):
     monkeypatch.setitem(recipes.ARCHITECTURES, "tiny", TINY)
     yield
     torch.set_num_threads(threads)
-    for kept in (pictures._source, pictures._kept, styling.pretrained):
+    for kept in (records.source_of, pictures._kept, styling.pretrained):
         kept.cache_clear()
 
 

@@ -20,6 +20,7 @@ from lascaux.models.taming_transformer import TamingTransformer, TamingTransform
 from lascaux.models.vqgan import VqGan
 from lascaux.tasks import Painter
 from lascaux.train import clip_gen as shared
+from lascaux.train import records
 from lascaux.train.checkpoint import latest
 from lascaux.train.loop import train
 from lascaux.train.options import Running
@@ -39,7 +40,7 @@ def nothing_remembered(monkeypatch):
     monkeypatch.setitem(recipes.ARCHITECTURES, "tiny", tiny)
     yield
     torch.set_num_threads(threads)
-    kept = (recipes._source, recipes._kept, recipes._pretrained, recipes._stage)
+    kept = (records.source_of, recipes._kept, recipes._pretrained, recipes._stage)
     for each in (*kept, shared.tokeniser_of):
         each.cache_clear()
 

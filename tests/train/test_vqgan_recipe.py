@@ -15,7 +15,7 @@ from lascaux.data.sources import open_source
 from lascaux.errors import BadInput
 from lascaux.models.clip import Clip
 from lascaux.models.vqgan import VARIANTS, VqGan
-from lascaux.train import pictures, scenes
+from lascaux.train import pictures, records, scenes
 from lascaux.train.aside import kept_aside, trained_on, validated_on
 from lascaux.train.checkpoint import latest
 from lascaux.train.loop import train
@@ -36,7 +36,7 @@ def nothing_remembered(monkeypatch):
     monkeypatch.setitem(recipes.ARCHITECTURES, "tiny", TINY)
     yield
     torch.set_num_threads(threads)
-    for kept in (pictures._source, pictures._kept, recipes._pretrained):
+    for kept in (records.source_of, pictures._kept, recipes._pretrained):
         kept.cache_clear()
 
 

@@ -40,6 +40,8 @@ from lascaux.weights.fingerprint import weights_hash
 
 _SHOWN = 12  # digits of a hash in a message
 
+DEFAULT = "ochre-imagine"  # where no model is named
+
 Stop = Callable[[], bool]
 
 
@@ -62,8 +64,8 @@ class _Job:
 class Imaginer:
     """Makes pictures with a CLIP-GEN or a DALL-E.
 
-        imaginer = Imaginer("clip-gen-coco")
-        for picture in imaginer.imagine("a red apple on a blue table"):
+        imaginer = Imaginer()  # ochre-imagine; or Imaginer("clip-gen-coco")
+        for picture in imaginer.imagine("a red apple in a blue room"):
             picture.image.save("apple.png")
 
     A picture depends on its seed, and not on how many are made with it.
@@ -76,7 +78,7 @@ class Imaginer:
 
     def __init__(
         self,
-        model: str | Path | nn.Module,
+        model: str | Path | nn.Module = DEFAULT,
         *,
         tokeniser: str | Path | nn.Module | None = None,
         clip: str | Path | Clip | None = None,
@@ -133,12 +135,10 @@ class Imaginer:
         """The imaginer that options describe.
 
         Raises:
-            BadInput: they name no model; and as the constructor.
+            BadInput, Unsupported, WeightsError: as the constructor.
         """
-        if options.model is None:
-            raise BadInput("no model is named, and none is embedded yet; name a CLIP-GEN or DALL-E")
         return cls(
-            options.model,
+            options.model or DEFAULT,
             tokeniser=options.tokeniser,
             clip=options.clip,
             rerank=options.rerank,

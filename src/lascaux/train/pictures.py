@@ -12,16 +12,13 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from lascaux.data.loading import Loader
-from lascaux.data.order import Order, Place
-from lascaux.data.prepared import PreparedFeatures
-from lascaux.data.records import Source
 from lascaux.data.samples import Samples
-from lascaux.data.sources import open_source
 from lascaux.errors import BadInput
 from lascaux.images.augment import Augmentation
 from lascaux.images.preprocess import Preprocessing
 from lascaux.train.aside import trained_on, validated_on
 from lascaux.train.recipe import Part, Recipe, setting
+from lascaux.train.records import loaded, source_of
 
 log = logging.getLogger(__name__)
 
@@ -54,25 +51,14 @@ class Pictured(Recipe):
 
     def settings(self) -> dict[str, Any]:
         """The fields, and what tells the records apart from others at the same path."""
-        return {**super().settings(), "records": _source(self.data).fingerprint[:16]}
+        return {**super().settings(), "records": source_of(self.data).fingerprint[:16]}
 
     def feed(self, part: Part) -> Loader:
         """Batches of pictures."""
-        source = _source(self.data)
+        source = source_of(self.data)
         if not self.validation:
             source = trained_on(source, self.aside)
-        order = Order(records=len(source), batch_size=self.batch_size // self.accumulation)
-        loader = Loader(
-            source,
-            self._samples(),
-            order,
-            Place(seed=self.seed, world_size=part.ranks),
-            rank=part.rank,
-            workers=part.workers,
-        )
-        if part.place is not None:
-            loader.load_state_dict(dict(part.place))
-        return loader
+        return loaded(self, part, source, self._samples())
 
     @property
     def kept(self) -> UInt8[Tensor, "b 3 y x"]:
@@ -92,18 +78,10 @@ def _plain(size: int) -> Preprocessing:
     return Preprocessing(size=size, resize="crop", filter="lanczos", reading="photo")
 
 
-@lru_cache(maxsize=4)
-def _source(path: str) -> Source:
-    source = open_source(path)
-    if isinstance(source, PreparedFeatures):
-        raise BadInput(f"{source.path} holds prepared features, and no pictures: name their source")
-    return source
-
-
 @lru_cache(maxsize=2)
 def _kept(data: str, validation: str, aside: float, size: int) -> Tensor:
-    other = _source(validation) if validation else None
-    source = validated_on(_source(data), aside, other)
+    other = source_of(validation) if validation else None
+    source = validated_on(source_of(data), aside, other)
     how, chance = Samples(_plain(size)), np.random.Generator(np.random.PCG64([0]))
     made = []
     for index in range(len(source)):

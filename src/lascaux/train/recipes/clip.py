@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lascaux.data.loading import Loader
-from lascaux.data.order import Order, Place
 from lascaux.data.prepared import FeatureSamples, PreparedFeatures
 from lascaux.data.records import Part as Some
 from lascaux.data.records import Record, Source
@@ -59,6 +58,7 @@ from lascaux.train.recipe import (
     restated,
     setting,
 )
+from lascaux.train.records import loaded
 from lascaux.train.schedules import Schedule
 from lascaux.weights.fingerprint import weights_hash
 from lascaux.weights.load import load, save
@@ -182,18 +182,7 @@ class ClipTraining(Recipe):
     def feed(self, part: Part) -> Loader:
         """Batches of pictures, or of their embeddings, with the ids of one caption each."""
         source = self._trained_on(part.folder)
-        order = Order(records=len(source), batch_size=self.batch_size // self.accumulation)
-        loader = Loader(
-            source,
-            self._pairs(source),
-            order,
-            Place(seed=self.seed, world_size=part.ranks),
-            rank=part.rank,
-            workers=part.workers,
-        )
-        if part.place is not None:
-            loader.load_state_dict(dict(part.place))
-        return loader
+        return loaded(self, part, source, self._pairs(source))
 
     def optimisers(self, model: nn.Module) -> dict[str, Optimiser]:
         """AdamW as published: gains, biases and the scale are not decayed."""

@@ -15,27 +15,22 @@ embeddings of pictures.
 """
 
 import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from lascaux.data.loading import Loader
-from lascaux.data.order import Order, Place
 from lascaux.data.paired import PairedFeatures, PairedSamples
 from lascaux.data.prepared import PreparedFeatures
-from lascaux.data.records import Part as Some
 from lascaux.data.records import Source
-from lascaux.data.sources import open_source
 from lascaux.errors import BadInput
 from lascaux.models.clip_gen import VARIANTS, ClipGen, ClipGenConfig
-from lascaux.tasks.answerers import clip_embeddings, token_ids
-from lascaux.tasks.options import PrepareOptions
-from lascaux.tasks.prepare import prepare
-from lascaux.train.aside import trained_on, validated_on
+from lascaux.tasks.answerers import Answerer, clip_embeddings, token_ids
+from lascaux.train.aside import validated_on
 from lascaux.train.clip_gen import (
     Answers,
     Writing,
@@ -45,13 +40,13 @@ from lascaux.train.clip_gen import (
     square,
     tokeniser_of,
 )
-from lascaux.train.recipe import Part, Progress, Sample, restated, setting
-from lascaux.train.schedules import Schedule
+from lascaux.train.recipe import Sample, setting
+from lascaux.train.spelt import TOKENS, Spelt
 from lascaux.weights.load import load, save
 
 log = logging.getLogger(__name__)
 
-_TOKENS, _EMBEDDINGS = "tokens", "embeddings"  # folders within the run
+_EMBEDDINGS = "embeddings"  # folder within the run
 
 ARCHITECTURES = {
     # 4 million parameters beside those of codes.
@@ -61,48 +56,14 @@ ARCHITECTURES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipGenTraining(Writing):
+class ClipGenTraining(Spelt, Writing):
     """Settings of a run; every field is a flag of `lascaux train clip-gen`."""
 
     name: ClassVar[str] = "clip-gen"
 
-    data: str = setting("", "pictures: a folder, table, COCO, tars, Parquet")
-    validation: float = setting(0.05, "share of the records that is kept aside, at most 1000")
-    tokeniser: str = setting("", "whose codes are written: a name, folder or hub id")
+    architectures: ClassVar[Mapping[str, ClipGenConfig]] = ARCHITECTURES
+
     clip: str = setting("ochre-clip", "whose embeddings they are written from")
-    model: str = setting("", "begin with these weights: a name, folder or hub id")
-    architecture: str = setting("small", "what to begin from nothing: small, or gpt2-medium, ...")
-    views: int = setting(1, "of each picture: itself, and cut-outs")
-    area: float = setting(0.8, "smallest share of a picture that a cut-out has")
-    flip: float = setting(0.0, "chance of mirroring a cut-out")
-    steps: int = restated("steps", 50_000)
-    batch_size: int = restated("batch_size", 64)
-    schedule: Schedule = restated("schedule", "cosine")
-    warmup_steps: int = restated("warmup_steps", 1000)
-    averaging: float = restated("averaging", 0.0)
-    exported: Literal["last", "best"] = restated("exported", "best")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.data or not self.tokeniser:
-            missing = "--data" if not self.data else "--tokeniser"
-            raise BadInput(
-                f"{missing} is missing: a folder, table or archive with pictures, and an image "
-                "tokeniser, such as `lascaux train vqgan` makes"
-            )
-        for name, low, high in (("validation", 0, 0.5), ("area", 1e-3, 1), ("flip", 0, 1)):
-            if not low <= getattr(self, name) <= high:
-                raise BadInput(f"--{name} is {getattr(self, name)}; expected {low} to {high}")
-        if self.views < 1:
-            raise BadInput(f"--views is {self.views}; it must be at least 1")
-        if not self.model and self.architecture not in ARCHITECTURES:
-            raise BadInput(
-                f"--architecture {self.architecture}: expected one of {', '.join(ARCHITECTURES)}"
-            )
-
-    def settings(self) -> dict[str, Any]:
-        """The fields, and what tells the records apart from others at the same path."""
-        return {**super().settings(), "records": _source(self.data).fingerprint[:16]}
 
     def build(self) -> nn.Module:
         """CLIP-GEN's transformer, as long as the tokeniser's pictures are.
@@ -115,44 +76,15 @@ class ClipGenTraining(Writing):
             model.load_state_dict(_pretrained(self.model).state_dict())
         return model
 
-    def prepare(
-        self, folder: Path, *, sample: bool = False, progress: Progress | None = None
-    ) -> float:
+    def answered(self, source: Source) -> Iterator[tuple[str, Source, Answerer]]:
         """Codes and embeddings of all pictures."""
-        source = _source(self.data)
-        few = min(len(source), 2 * self.batch_size) if sample else len(source)
-        chosen = Some(source, range(few)) if sample else source
-        options = PrepareOptions(
-            views=self.views,
-            seed=self.seed,
-            augment_area=(self.area, 1.0),
-            augment_flip=self.flip,
-        )
-        tokeniser, clip = tokeniser_of(self.tokeniser), clip_of(self.clip)
-        for name, answerer in (
-            (_TOKENS, token_ids(tokeniser.model, self.tokeniser)),
-            (_EMBEDDINGS, clip_embeddings(clip, self.clip)),
-        ):
-            done = prepare(chosen, folder / name, answerer, options, progress)
-        for one in done.skipped:
-            log.warning("left out %s: %s", one.source, one.reason)
-        return few / len(source)
+        yield TOKENS, source, token_ids(tokeniser_of(self.tokeniser).model, self.tokeniser)
+        yield _EMBEDDINGS, source, clip_embeddings(clip_of(self.clip), self.clip)
 
-    def feed(self, part: Part) -> Loader:
-        """Batches of codes and embeddings of the same views."""
-        source = trained_on(_paired(part.folder), self.validation)
-        order = Order(records=len(source), batch_size=self.batch_size // self.accumulation)
-        loader = Loader(
-            source,
-            PairedSamples(("tokens", "embedding")),
-            order,
-            Place(seed=self.seed, world_size=part.ranks),
-            rank=part.rank,
-            workers=part.workers,
-        )
-        if part.place is not None:
-            loader.load_state_dict(dict(part.place))
-        return loader
+    def prepared(self, folder: Path) -> tuple[Source, PairedSamples]:
+        """Codes and embeddings of the same views."""
+        both = PairedFeatures(*(PreparedFeatures(folder / name) for name in (TOKENS, _EMBEDDINGS)))
+        return both, PairedSamples(("tokens", "embedding"))
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -194,25 +126,13 @@ class ClipGenTraining(Writing):
         )
 
 
-@lru_cache(maxsize=4)
-def _source(path: str) -> Source:
-    source = open_source(path)
-    if isinstance(source, PreparedFeatures):
-        raise BadInput(f"{source.path} holds prepared features, and no pictures: name their source")
-    return source
-
-
-def _paired(folder: Path) -> PairedFeatures:
-    return PairedFeatures(*(PreparedFeatures(folder / name) for name in (_TOKENS, _EMBEDDINGS)))
-
-
 @lru_cache(maxsize=2)
 def _kept(recipe: ClipGenTraining) -> Answers | None:
     """Codes and embeddings of the records kept aside; None if there are none."""
     tokens = token_ids(tokeniser_of(recipe.tokeniser).model, recipe.tokeniser)
     embeddings = clip_embeddings(clip_of(recipe.clip), recipe.clip)
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for record in validated_on(_source(recipe.data), recipe.validation):
+    for record in validated_on(recipe.source, recipe.validation):
         try:
             answers = [
                 each.answers(square(record.image(each.preprocessing.reading), each.preprocessing))

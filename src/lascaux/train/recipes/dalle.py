@@ -16,38 +16,32 @@ losses of captions and of pictures are measured, and pictures are painted from c
 """
 
 import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lascaux.data.loading import Loader
-from lascaux.data.order import Order, Place
 from lascaux.data.prepared import FeatureSamples, PreparedFeatures
-from lascaux.data.records import Part as Some
 from lascaux.data.records import Record, Source
-from lascaux.data.sources import open_source
 from lascaux.errors import BadInput, BadText
 from lascaux.models.dalle import VARIANTS, Dalle, DalleConfig, Pattern
-from lascaux.tasks.answerers import token_ids
-from lascaux.tasks.options import PrepareOptions
-from lascaux.tasks.prepare import prepare
+from lascaux.tasks.answerers import Answerer, token_ids
 from lascaux.text.captions import CaptionTokenizer, ClipPairs
 from lascaux.train.aside import trained_on, validated_on
 from lascaux.train.captions import learnt_vocabulary, named_vocabulary, require_captions
 from lascaux.train.clip_gen import square, tokeniser_of
 from lascaux.train.dalle import Painting, Told, card, side_of
-from lascaux.train.recipe import Part, Progress, Sample, restated, setting
-from lascaux.train.schedules import Schedule
+from lascaux.train.recipe import Sample, setting
+from lascaux.train.records import source_of
+from lascaux.train.spelt import TOKENS, Spelt
 from lascaux.weights.load import load, save
 
 log = logging.getLogger(__name__)
-
-_TOKENS = "tokens"  # folder within the run
 
 ARCHITECTURES = {
     # 6 million parameters beside those of tokens.
@@ -57,63 +51,40 @@ ARCHITECTURES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DalleTraining(Painting):
+class DalleTraining(Spelt, Painting):
     """Settings of a run; every field is a flag of `lascaux train dalle`."""
 
     name: ClassVar[str] = "dalle"
 
-    data: str = setting("", "pictures with captions: a folder, table, COCO, tars, Parquet")
-    validation: float = setting(0.05, "share of the records that is kept aside, at most 1000")
-    tokeniser: str = setting("", "whose codes are written: a name, folder or hub id")
+    architectures: ClassVar[Mapping[str, DalleConfig]] = ARCHITECTURES
+
     text_tokenizer: str = setting(
         "", "of captions: a file or folder, or a model's name; else one is learnt from them"
     )
     vocabulary: int = setting(8192, "tokens learnt from the captions, where none is named")
     text_length: int = setting(0, "tokens of a caption that are read; 0: as the architecture has")
-    model: str = setting("", "begin with these weights: a name, folder or hub id")
-    architecture: str = setting("small", "what to begin from nothing: small, or a published name")
     patterns: tuple[str, ...] = setting(
         (), f"what layers see, in turn: {', '.join(get_args(Pattern))}; as the architecture has"
     )
     reversible: bool = setting(False, "layers are undone for their gradients: less memory, slower")
     dropout: float = setting(0.0, "probability, of attention and of MLPs")
-    views: int = setting(1, "of each picture: itself, and cut-outs")
-    area: float = setting(0.8, "smallest share of a picture that a cut-out has")
-    flip: float = setting(0.0, "chance of mirroring a cut-out, though captions may tell left")
-    steps: int = restated("steps", 50_000)
-    batch_size: int = restated("batch_size", 64)
-    schedule: Schedule = restated("schedule", "cosine")
-    warmup_steps: int = restated("warmup_steps", 1000)
-    averaging: float = restated("averaging", 0.0)
-    exported: Literal["last", "best"] = restated("exported", "best")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.data or not self.tokeniser:
-            missing = "--data" if not self.data else "--tokeniser"
-            raise BadInput(
-                f"{missing} is missing: a folder, table or archive with pictures and captions, and "
-                "an image tokeniser, such as `lascaux train vqgan` makes"
-            )
-        ranges = (("validation", 0, 0.5), ("area", 1e-3, 1), ("flip", 0, 1), ("dropout", 0, 1))
-        for name, low, high in ranges:
-            if not low <= getattr(self, name) <= high:
-                raise BadInput(f"--{name} is {getattr(self, name)}; expected {low} to {high}")
-        if self.views < 1 or self.text_length < 0:
-            raise BadInput("--views must be at least 1, and --text-length at least 0")
+        if not 0 <= self.dropout <= 1:
+            raise BadInput(f"--dropout is {self.dropout}; expected 0 to 1")
+        if self.text_length < 0:
+            raise BadInput(f"--text-length is {self.text_length}; it must be at least 0")
         if self.model and (self.patterns or self.reversible or self.text_length):
             raise BadInput(
                 f"--model {self.model} says what its layers see, whether they are undone and how "
                 "much text it reads: leave --patterns, --reversible and --text-length out"
             )
-        if not self.model and self.architecture not in ARCHITECTURES:
-            raise BadInput(
-                f"--architecture {self.architecture}: expected one of {', '.join(ARCHITECTURES)}"
-            )
 
-    def settings(self) -> dict[str, Any]:
-        """The fields, and what tells the records apart from others at the same path."""
-        return {**super().settings(), "records": _source(self.data).fingerprint[:16]}
+    @property
+    def source(self) -> Source:
+        """The records, which have captions."""
+        return _captioned(self.data)
 
     def build(self) -> nn.Module:
         """A DALL-E for the tokeniser's pictures, with its text tokeniser.
@@ -129,40 +100,14 @@ class DalleTraining(Painting):
             model.load_state_dict({k: x for k, x in whole.items() if not _inside(k)})
         return model
 
-    def prepare(
-        self, folder: Path, *, sample: bool = False, progress: Progress | None = None
-    ) -> float:
+    def answered(self, source: Source) -> Iterator[tuple[str, Source, Answerer]]:
         """Codes of all pictures."""
-        source = _source(self.data)
-        few = min(len(source), 2 * self.batch_size) if sample else len(source)
-        chosen = Some(source, range(few)) if sample else source
-        options = PrepareOptions(
-            views=self.views,
-            seed=self.seed,
-            augment_area=(self.area, 1.0),
-            augment_flip=self.flip,
-        )
-        answerer = token_ids(tokeniser_of(self.tokeniser).model, self.tokeniser)
-        done = prepare(chosen, folder / _TOKENS, answerer, options, progress)
-        for one in done.skipped:
-            log.warning("left out %s: %s", one.source, one.reason)
-        return few / len(source)
+        yield TOKENS, source, token_ids(tokeniser_of(self.tokeniser).model, self.tokeniser)
 
-    def feed(self, part: Part) -> Loader:
-        """Batches of codes, each with the ids of one of its captions."""
-        source = trained_on(PreparedFeatures(part.folder / _TOKENS), self.validation)
-        order = Order(records=len(source), batch_size=self.batch_size // self.accumulation)
-        loader = Loader(
-            source,
-            _Pairs(self._tokenizer(), self._config().text_length),
-            order,
-            Place(seed=self.seed, world_size=part.ranks),
-            rank=part.rank,
-            workers=part.workers,
-        )
-        if part.place is not None:
-            loader.load_state_dict(dict(part.place))
-        return loader
+    def prepared(self, folder: Path) -> tuple[Source, "_Pairs"]:
+        """Codes, each with the ids of one of its captions."""
+        pairs = _Pairs(self._tokenizer(), self._config().text_length)
+        return PreparedFeatures(folder / TOKENS), pairs
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -243,10 +188,8 @@ class _Pairs:
 
 
 @lru_cache(maxsize=4)
-def _source(path: str) -> Source:
-    source = open_source(path)
-    if isinstance(source, PreparedFeatures):
-        raise BadInput(f"{source.path} holds prepared features, and no pictures: name their source")
+def _captioned(path: str) -> Source:
+    source = source_of(path)
     require_captions(source)
     return source
 
@@ -259,7 +202,7 @@ def _kept(recipe: DalleTraining) -> Told | None:
     texts: list[Tensor] = []
     tokens: list[Tensor] = []
     captions: list[str] = []
-    for record in validated_on(_source(recipe.data), recipe.validation):
+    for record in validated_on(recipe.source, recipe.validation):
         how = answerer.preprocessing
         try:
             if not record.captions:
@@ -280,7 +223,7 @@ def _kept(recipe: DalleTraining) -> Told | None:
 @lru_cache(maxsize=2)
 def _vocabulary(recipe: DalleTraining) -> CaptionTokenizer:
     """Learnt from captions of the records that are trained on."""
-    source = trained_on(_source(recipe.data), recipe.validation)
+    source = trained_on(recipe.source, recipe.validation)
     length = recipe.text_length or ARCHITECTURES[recipe.architecture].text_length
     # Both markers are counted, of which a DALL-E has none.
     return CaptionTokenizer(ClipPairs(learnt_vocabulary(source, recipe.vocabulary, length + 2)))

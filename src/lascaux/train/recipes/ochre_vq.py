@@ -64,7 +64,7 @@ class OchreVq(scenes.OfScenes, Autoencoding):
     name: ClassVar[str] = "ochre-vq"
     best: ClassVar[str | None] = "+validation_psnr_of_object"
     model: str = setting("", "begin with these weights: a folder or name; it may be shallower")
-    blocks: int = setting(2, "residual blocks of a level; the decoder has one more")
+    depth: int = setting(2, "residual blocks of a level; the decoder has one more")
     steps: int = restated("steps", 30_000)
     warmup_steps: int = restated("warmup_steps", 200)
     cooldown_steps: int = restated("cooldown_steps", 6000)
@@ -79,7 +79,7 @@ class OchreVq(scenes.OfScenes, Autoencoding):
 
     def build(self) -> nn.Module:
         """A small VQGAN with its discriminator."""
-        config = replace(OCHRE, blocks=self.blocks)
+        config = replace(OCHRE, blocks=self.depth)
         if self.quantiser == "gumbel":
             config = replace(config, quantiser="gumbel", kl_weight=self.divergence_weight)
         vqgan = VqGan(config)

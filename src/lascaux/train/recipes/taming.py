@@ -19,24 +19,21 @@ the records is kept aside; on it the loss is measured. The model holds both its 
 """
 
 import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lascaux.data.loading import Loader
 from lascaux.data.maps import LabelMaps, MapRecord, bytes_to_numbers
-from lascaux.data.order import Order, Place
 from lascaux.data.paired import PairedFeatures, PairedSamples
 from lascaux.data.prepared import FeatureSamples, PreparedFeatures
-from lascaux.data.records import Part as Some
 from lascaux.data.records import Source
-from lascaux.data.sources import open_source
 from lascaux.errors import BadInput
 from lascaux.images.maps import coloured
 from lascaux.images.preprocess import Preprocessing
@@ -47,13 +44,11 @@ from lascaux.models.taming_transformer import (
     TamingTransformerConfig,
 )
 from lascaux.tasks.answerers import Answerer, token_ids
-from lascaux.tasks.options import PrepareOptions
-from lascaux.tasks.prepare import prepare
-from lascaux.train.aside import trained_on, validated_on
+from lascaux.train.aside import validated_on
 from lascaux.train.clip_gen import grid_of, square, tokeniser_of
 from lascaux.train.label_patches import learnt_patches
-from lascaux.train.recipe import Loss, Moment, Part, Progress, Sample, restated, setting
-from lascaux.train.schedules import Schedule
+from lascaux.train.recipe import Loss, Moment, Sample, setting
+from lascaux.train.spelt import TOKENS, Spelt
 from lascaux.train.taming import (
     Painting,
     Paired,
@@ -70,7 +65,7 @@ from lascaux.weights.load import load, save
 
 log = logging.getLogger(__name__)
 
-_TOKENS, _MAPS = "tokens", "maps"  # folders within the run
+_MAPS = "maps"  # folder within the run
 _OUTLINED = 1000  # maps that outlines are learnt from
 _SHOWN = 8  # pictures of a sheet of samples
 
@@ -82,55 +77,25 @@ ARCHITECTURES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TamingTraining(Painting):
+class TamingTraining(Spelt, Painting):
     """Settings of a run; every field is a flag of `lascaux train taming`."""
 
     name: ClassVar[str] = "taming"
 
-    data: str = setting("", "pictures: a folder, table, COCO, tars, Parquet")
-    validation: float = setting(0.05, "share of the records that is kept aside, at most 1000")
-    tokeniser: str = setting("", "VQGAN whose codes are written: a name, folder or hub id")
+    architectures: ClassVar[Mapping[str, TamingTransformerConfig]] = ARCHITECTURES
+
     condition: Literal["nothing", "class", "map"] = setting("nothing", "what is written after")
     maps: str = setting("", "folder of the maps, each a PNG named as its picture")
     labels: int = setting(0, "classes of the maps")
     grounds: int = setting(0, "how many of them, from the first, others stand before")
     shapes: int = setting(1024, "outlines of patches of maps that are told apart")
     order: str = setting("identity", "in which codes are written: row by row, or z-curve, ...")
-    model: str = setting("", "begin with these weights: a name, folder or hub id")
-    architecture: str = setting("small", "what to begin from nothing: small, or ffhq, cin, ...")
-    views: int = setting(1, "of each picture: itself, and cut-outs")
-    area: float = setting(0.8, "smallest share of a picture that a cut-out has")
-    flip: float = setting(0.0, "chance of mirroring a cut-out")
-    steps: int = restated("steps", 50_000)
-    batch_size: int = restated("batch_size", 64)
-    schedule: Schedule = restated("schedule", "cosine")
-    warmup_steps: int = restated("warmup_steps", 1000)
-    averaging: float = restated("averaging", 0.0)
-    exported: Literal["last", "best"] = restated("exported", "best")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.data or not self.tokeniser:
-            missing = "--data" if not self.data else "--tokeniser"
-            raise BadInput(
-                f"{missing} is missing: a folder, table or archive with pictures, and a VQGAN, "
-                "such as `lascaux train vqgan` makes"
-            )
-        for name, low, high in (("validation", 0, 0.5), ("area", 1e-3, 1), ("flip", 0, 1)):
-            if not low <= getattr(self, name) <= high:
-                raise BadInput(f"--{name} is {getattr(self, name)}; expected {low} to {high}")
-        for name in ("views", "shapes"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"--{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.model and self.architecture not in ARCHITECTURES:
-            raise BadInput(
-                f"--architecture {self.architecture}: expected one of {', '.join(ARCHITECTURES)}"
-            )
+        if self.shapes < 1:
+            raise BadInput(f"--shapes is {self.shapes}; it must be at least 1")
         _require_maps(self)
-
-    def settings(self) -> dict[str, Any]:
-        """The fields, and what tells the records apart from others at the same path."""
-        return {**super().settings(), "records": _source(self.data).fingerprint[:16]}
 
     def build(self) -> nn.Module:
         """A transformer as long as condition and picture are, without a first stage.
@@ -144,58 +109,27 @@ class TamingTraining(Painting):
             model.transformer.load_state_dict(_pretrained(self.model).transformer.state_dict())
         return model
 
-    def prepare(
-        self, folder: Path, *, sample: bool = False, progress: Progress | None = None
-    ) -> float:
+    def answered(self, source: Source) -> Iterator[tuple[str, Source, Answerer]]:
         """Codes of all pictures, and tokens of their maps.
 
         Raises:
             BadInput: records that have no class, where classes are written after.
         """
-        source = _source(self.data)
         if self.condition == "class":
-            _require_classes(source)
-        few = min(len(source), 2 * self.batch_size) if sample else len(source)
-        chosen = Some(source, range(few)) if sample else source
-        options = PrepareOptions(
-            views=self.views,
-            seed=self.seed,
-            augment_area=(self.area, 1.0),
-            augment_flip=self.flip,
-        )
-        vqgan = vqgan_of(self.tokeniser)
-        done = prepare(
-            chosen, folder / _TOKENS, token_ids(vqgan, self.tokeniser), options, progress
-        )
-        for one in done.skipped:
-            log.warning("left out %s: %s", one.source, one.reason)
+            _require_classes(self.source)
+        yield TOKENS, source, token_ids(vqgan_of(self.tokeniser), self.tokeniser)
         if (stage := _stage(self)) is not None:
-            maps = _maps(self, chosen)
-            prepare(maps, folder / _MAPS, _answerer(stage, maps.how), options, progress)
-        return few / len(source)
+            maps = _maps(self, source)
+            yield _MAPS, maps, _answerer(stage, maps.how)
 
-    def feed(self, part: Part) -> Loader:
-        """Batches of codes, with classes or with tokens of the same records' maps."""
-        source: Source = PreparedFeatures(part.folder / _TOKENS)
-        samples: Any = FeatureSamples(("features",))
-        if self.condition == "class":
-            samples = FeatureSamples(("features", "label"))
+    def prepared(self, folder: Path) -> tuple[Source, FeatureSamples | PairedSamples]:
+        """Codes, with classes or with tokens of the same records' maps."""
+        tokens = PreparedFeatures(folder / TOKENS)
         if self.condition == "map":
-            source = PairedFeatures(source, PreparedFeatures(part.folder / _MAPS))
-            samples = PairedSamples(("features", "condition"))
-        source = trained_on(source, self.validation)
-        order = Order(records=len(source), batch_size=self.batch_size // self.accumulation)
-        loader = Loader(
-            source,
-            samples,
-            order,
-            Place(seed=self.seed, world_size=part.ranks),
-            rank=part.rank,
-            workers=part.workers,
-        )
-        if part.place is not None:
-            loader.load_state_dict(dict(part.place))
-        return loader
+            both = PairedFeatures(tokens, PreparedFeatures(folder / _MAPS))
+            return both, PairedSamples(("features", "condition"))
+        of_class = ("features", "label") if self.condition == "class" else ("features",)
+        return tokens, FeatureSamples(of_class)
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], moment: Moment) -> Loss:
         """Cross entropy of the codes of pictures."""
@@ -243,11 +177,10 @@ class TamingTraining(Painting):
         save(trained, folder, card=card(self.name, self, figures))
 
     def _records(self) -> Source:
-        source = _source(self.data)
-        return _maps(self, source) if self.condition == "map" else source
+        return _maps(self, self.source) if self.condition == "map" else self.source
 
     def _config(self, stage: LabelPatches | None) -> TamingTransformerConfig:
-        vqgan, source = vqgan_of(self.tokeniser), _source(self.data)
+        vqgan, source = vqgan_of(self.tokeniser), self.source
         grid = grid_of(tokeniser_of(self.tokeniser))
         assert grid is not None, "a VQGAN's codes have places"
         count = grid[0] * grid[1]
@@ -303,14 +236,6 @@ def _require_classes(source: Source) -> None:
         )
 
 
-@lru_cache(maxsize=4)
-def _source(path: str) -> Source:
-    source = open_source(path)
-    if isinstance(source, PreparedFeatures):
-        raise BadInput(f"{source.path} holds prepared features, and no pictures: name their source")
-    return source
-
-
 def _maps(recipe: TamingTraining, pictures: Source) -> LabelMaps:
     how = tokeniser_of(recipe.tokeniser).preprocessing
     return LabelMaps(pictures, Path(recipe.maps).expanduser(), how, recipe.labels)
@@ -321,7 +246,7 @@ def _stage(recipe: TamingTraining) -> LabelPatches | None:
     """Patches with the outlines of the first maps; None where there are no maps."""
     if recipe.condition != "map":
         return None
-    maps = _maps(recipe, _source(recipe.data))
+    maps = _maps(recipe, recipe.source)
     few = [maps[index].numbers() for index in range(min(len(maps), _OUTLINED))]
     return learnt_patches(
         torch.from_numpy(np.stack(few)),
@@ -353,8 +278,8 @@ def _answerer(stage: LabelPatches, how: Preprocessing) -> Answerer:
 def _kept(recipe: TamingTraining) -> Paired | None:
     """Codes and conditions of the records kept aside; None if there are none."""
     tokens, stage = token_ids(vqgan_of(recipe.tokeniser), recipe.tokeniser), _stage(recipe)
-    maps = _maps(recipe, _source(recipe.data)) if stage is not None else None
-    source = _source(recipe.data)
+    maps = _maps(recipe, recipe.source) if stage is not None else None
+    source = recipe.source
     found: list[tuple[Tensor, Tensor]] = []
     for index in map(int, validated_on(source, recipe.validation).indices):
         record = source[index]
