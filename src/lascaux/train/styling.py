@@ -209,7 +209,10 @@ class Styling(Recipe):
             return Loss(_named_wrongly(styled, features, x, figures) + more, figures)
         back = styled.decode(features).float()
         difference = back - x
-        pixels = difference.square().mean() if self.pixels == "squared" else difference.abs().mean()
+        each = difference.square() if self.pixels == "squared" else difference.abs()
+        if "weight" in batch:
+            each = each * batch["weight"]
+        pixels = each.mean()
         total = self.pixel_weight * pixels + more
         figures["pixel_difference"] = pixels.detach()
         if self.perceptual_weight:
