@@ -423,6 +423,15 @@ class Scalars(nn.Module):
         self.down = Linear(width, len(levels))
         self.up = Linear(len(levels), width)
 
+    def initialise(self) -> None:
+        """Draw the weights anew, large enough that the numbers of first latents fill their range.
+
+        Pictures differ in a small part of fresh latents alone; of less all would have one code.
+        """
+        nn.init.orthogonal_(self.down.weight, gain=2.0)
+        nn.init.zeros_(self.down.bias)
+        self.up.reset_parameters()
+
     def forward(self, latents: Float[Tensor, "b n l"]) -> Float[Tensor, "b n k"]:
         """The numbers, not rounded yet, from -1 to 1."""
         return bounded(self.down(latents), self.levels).to(latents.dtype)
@@ -469,11 +478,8 @@ class StyledVq(nn.Module):
     def initialise(self) -> None:
         """Draw the weights anew, as the published code does; codebook, means and drawer stay."""
         for module in self.modules():
-            if isinstance(module, SelfAttention | Experts):
+            if isinstance(module, SelfAttention | Experts | Scalars):
                 module.initialise()
-        if self.scalars is not None:
-            self.scalars.down.reset_parameters()
-            self.scalars.up.reset_parameters()
         self.encoder.initialise()
         self.decoder.initialise()
         nn.init.normal_(self.mixture, std=self.config.width**-0.5)
@@ -574,11 +580,9 @@ class StyledVq(nn.Module):
         Raises:
             BadInput: there is no codebook yet, or the features are of another width.
         """
-        if self.config.levels:
-            self._require_width(features)
-            levels = self.config.levels
-            return ids_of_levels(features, levels), at_levels(features, levels)
         ids = self._chosen(features)
+        if self.config.levels:
+            return ids, at_levels(features, self.config.levels)
         found = self.codebook[ids].to(features.dtype)
         if torch.is_grad_enabled() and features.requires_grad:
             found = straight_through(found, features)
@@ -732,6 +736,8 @@ class StyledVq(nn.Module):
     def _chosen(self, features: Tensor) -> Tensor:
         self._require_codebook()
         self._require_width(features)
+        if self.config.levels:
+            return ids_of_levels(features, self.config.levels)
         if self.config.distance == "euclidean":
             return nearest(features, self.codebook)
         # Of vectors of one length the nearest is the one of the largest cosine.

@@ -88,9 +88,7 @@ class TiTokConfig:
         if self.pixel_decoder and not self.legacy:
             raise BadInput("only a legacy TiTok names the codes that the pixel decoder needs")
         if self.pixel_decoder and self.pixel_codes != _PIXEL_CODES:
-            raise BadInput(
-                f"pixel_codes={self.pixel_codes}; the pixel decoder has {_PIXEL_CODES}"
-            )
+            raise BadInput(f"pixel_codes={self.pixel_codes}; the pixel decoder has {_PIXEL_CODES}")
         if not self.codes and (self.unit_length or self.pixel_decoder):
             raise BadInput("without codes there are neither unit lengths nor a pixel decoder")
 

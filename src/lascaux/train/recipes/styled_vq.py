@@ -8,9 +8,9 @@
 DATA is whatever `lascaux data info` reads; captions are not needed. After Styled_vae_vq (De Hu Li
 2024): stage one learns encoder and decoder without codes, `lascaux codebook` makes these by
 k-means, and of a model that has them the decoder is trained on, behind its codes. With --codebook
-average the codes are learnt at once, and with --codebook fsq without a codebook; with --predicts
-tokens the decoder learns the codes of a VQGAN instead of pixels. Differences are measured by the stages of the embedded
-ochre-clip, or by LPIPS (--perceptual lpips-vgg16, downloaded once).
+average the codes are learnt at once, with --codebook fsq without a codebook; with --predicts tokens
+the decoder learns the codes of a VQGAN instead of pixels. Differences are measured by the stages of
+the embedded ochre-clip, or by LPIPS (--perceptual lpips-vgg16, downloaded once).
 
 A part of the records is kept aside; on it the reconstructions and the use of codes are measured.
 """
@@ -69,7 +69,8 @@ class StyledVqTraining(Pictured, Styling):
         if (self.codebook == "average") is not bool(self.codes > 0):
             raise BadInput(
                 f"--codes {self.codes} --codebook {self.codebook}: codes are learnt at once by "
-                "--codebook average and a number of --codes, or made later by `lascaux codebook`"
+                "--codebook average and a number of --codes, or by --codebook fsq as many as "
+                "--levels make; or made later by `lascaux codebook`"
             )
 
     @property
