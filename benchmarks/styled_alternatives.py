@@ -14,6 +14,8 @@ goes on, in the middle of a row too. `--rows` names some of them.
 - fsq: finite scalar quantisation, no codebook.
 - tokens: the decoder names ochre-vq's codes instead of pixels, and ochre-vq draws; with k-means.
 - titok: 32 tokens, trained as its first stage is published, on proxy codes, which are ochre-vq's.
+- itself: ochre-vq's own 64 codes. linear: no network, principal components of the scenes' pixels,
+  each rounded to as many levels as pay best, in as many bits as 36 codes have.
 """
 
 import argparse
@@ -69,6 +71,7 @@ class Spelt:
     back: Tensor
     ids: Tensor | None
     codes: int
+    bits: float | None = None  # of a picture, where it has no codes
 
 
 class Styled(OchreStyled):
@@ -230,15 +233,14 @@ class Work:
             "clip": (self.embed(spelt.back) * self.embedded).sum(-1).mean().item(),
             **dict.fromkeys(("bits", "codes", "used", "perplexity", "thumbnail")),
         }
+        bits = spelt.bits
         if spelt.ids is not None:
             bits = spelt.ids.shape[1] * math.log2(spelt.codes)
-            told |= {
-                "bits": bits,
-                "codes": spelt.codes,
-                "used": len(spelt.ids.unique()),
-                "perplexity": perplexity(spelt.ids, spelt.codes).item(),
-                "thumbnail": box_psnr(self.seen, thumbnails(x, bits)).mean().item(),
-            }
+            told["codes"], told["used"] = spelt.codes, len(spelt.ids.unique())
+            told["perplexity"] = perplexity(spelt.ids, spelt.codes).item()
+        if bits is not None:
+            told["bits"] = bits
+            told["thumbnail"] = box_psnr(self.seen, thumbnails(x, bits)).mean().item()
         return told
 
     def of_styled(self, styled: StyledVq) -> Spelt:
@@ -302,6 +304,24 @@ class Work:
         return Spelt(torch.cat(found), torch.cat(ids), titok.codes)
 
     @torch.no_grad()
+    def linear(self) -> tuple[Spelt, float, int]:
+        """Principal components in 36 x 12 bits, or as many as the codes have."""
+        total = round(SMALL.attributes * math.log2(self.chosen.codes))
+        drawn = [
+            scenes.pictures(CORPUS_SEED, Share(0, number, AT_ONCE))
+            for number in range(0, self.chosen.corpus, AT_ONCE)
+        ]
+        x = torch.cat(drawn).flatten(1).float() / 255
+        mean = x.mean(0)
+        _, _, parts = torch.pca_lowrank(x - mean, q=min(256, len(x)), center=False, niter=4)
+        table = spend((x - mean) @ parts, total)
+        z = (self.seen.pictures.flatten(1).float() / 255 - mean) @ parts
+        for column, levels in zip(z.T, table, strict=True):
+            column.copy_(levels[torch.bucketize(column.contiguous(), middles(levels))])
+        back = (z @ parts.T + mean).view(self.seen.pictures.shape).clamp(0, 1)
+        return Spelt(back, None, 0, float(total)), 0.0, 0
+
+    @torch.no_grad()
     def itself(self) -> tuple[Spelt, float, int]:
         back, ids = [], []
         for part in self.seen.pictures.split(AT_ONCE):
@@ -323,7 +343,45 @@ ROWS: dict[str, tuple[str, Callable[[Work], tuple[Spelt, float, int]]]] = {
     "tokens-k-means": ("Styled on tokens, k-means", Work.tokens_k_means),
     "titok": ("TiTok on the same tokens", Work.titok),
     "itself": ("ochre-vq itself", Work.itself),
+    "linear": ("no network: rounded principal components", Work.linear),
 }
+
+
+def spend(z: Tensor, total: int) -> list[Tensor]:
+    """Levels of each column, 2 ** b of them; the bits b go one by one where they save most."""
+    tables = [[column.mean()[None]] for column in z.T]
+
+    def error(column: int, bits: int) -> float:
+        while len(tables[column]) <= bits:
+            tables[column].append(lloyd(z[:, column].contiguous(), len(tables[column])))
+        levels = tables[column][bits]
+        found = levels[torch.bucketize(z[:, column].contiguous(), middles(levels))]
+        return (z[:, column] - found).square().mean().item()
+
+    bits = [0] * z.shape[1]
+    saved = [error(column, 0) - error(column, 1) for column in range(z.shape[1])]
+    for _ in range(total):
+        best = max(range(len(saved)), key=saved.__getitem__)
+        bits[best] += 1
+        saved[best] = error(best, bits[best]) - error(best, bits[best] + 1)
+    return [table[each] for table, each in zip(tables, bits, strict=True)]
+
+
+def lloyd(z: Tensor, bits: int, rounds: int = 12) -> Tensor:
+    """2 ** bits levels of numbers, each the mean of those that are nearest to it."""
+    count = 2**bits
+    levels = torch.quantile(z, (torch.arange(count) + 0.5) / count)
+    for _ in range(rounds):
+        ids = torch.bucketize(z, middles(levels))
+        counts = torch.bincount(ids, minlength=count)
+        means = torch.zeros(count).index_add_(0, ids, z) / counts.clamp(min=1)
+        levels = torch.where(counts > 0, means, levels).sort().values
+    return levels
+
+
+def middles(levels: Tensor) -> Tensor:
+    """What lies between neighbouring levels."""
+    return (levels[1:] + levels[:-1]) / 2
 
 
 def thumbnails(x: Tensor, bits: float) -> Tensor:
