@@ -141,7 +141,8 @@ class TiTokOnScenes(scenes.OfScenes):
             features, codes, beta=titok.config.commitment_cost, weighs="commitment"
         )
         logits = titok.decoder(straight_through(codes, features)).float().flatten(2)
-        named = F.cross_entropy(logits, targets)
+        named = F.cross_entropy(logits, targets, reduction="none")
+        named = (named * F.avg_pool2d(batch["weight"], SMALL.patch_size).flatten(1)).mean()
         model.tending.note(ids, features)
         model.tending.settle(titok.codebook, features)
         told = {"cross_entropy": named.detach(), **model.tending.figures()}

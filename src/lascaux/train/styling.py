@@ -206,7 +206,8 @@ class Styling(Recipe):
         if self.prefixes:
             features = self._shortened(styled, features)
         if styled.config.drawn_codes:
-            return Loss(_named_wrongly(styled, features, x, figures) + more, figures)
+            named = _named_wrongly(styled, features, x, batch.get("weight"), figures)
+            return Loss(named + more, figures)
         back = styled.decode(features).float()
         difference = back - x
         each = difference.square() if self.pixels == "squared" else difference.abs()
@@ -277,15 +278,25 @@ class Styling(Recipe):
 
 
 def _named_wrongly(
-    styled: StyledVq, features: Tensor, x: Tensor, figures: dict[str, Tensor | float]
+    styled: StyledVq,
+    features: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    figures: dict[str, Tensor | float],
 ) -> Tensor:
-    """Cross entropy of the drawer's codes of a picture, as TiTok's first stage has it."""
+    """Cross entropy of the drawer's codes of a picture, as TiTok's first stage has it.
+
+    A code counts as much as its pixels do in the mean.
+    """
     drawer: Any = styled.drawer
     with torch.no_grad():
         ids = drawer.encode(drawer.normalise(styled.denormalise(x)))
     logits = styled.named(features).float().flatten(2)
     figures["codes_named"] = (logits.detach().argmax(1) == ids).float().mean()
-    return F.cross_entropy(logits, ids)
+    wrong = F.cross_entropy(logits, ids, reduction="none")
+    if weight is not None:
+        wrong = wrong * F.avg_pool2d(weight, styled.config.patch_size).flatten(1)
+    return wrong.mean()
 
 
 def _codes_of(factor: int | None) -> str:
