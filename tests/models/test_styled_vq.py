@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from lascaux.errors import BadInput
+from lascaux.errors import BadInput, Unsupported
 from lascaux.models.styled_vq import VARIANTS, Experts, StyledVq, StyledVqConfig, exchange
 
 SMALL = StyledVqConfig(
@@ -27,6 +27,7 @@ SMALL = StyledVqConfig(
     pixel_groups=2,
 )
 MIXTURE = replace(SMALL, quantised="mixture", distance="euclidean")
+SCALARS = replace(SMALL, levels=(4, 3, 3), codes=36)
 
 
 def styled(config: StyledVqConfig = SMALL) -> StyledVq:
@@ -36,7 +37,7 @@ def styled(config: StyledVqConfig = SMALL) -> StyledVq:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape))
-        if config.codes:
+        if config.codes and not config.levels:
             found = model.features(pictures(config, 32)).flatten(0, 1)
             model.adopt(found[torch.randperm(len(found))[: config.codes]])
     return model.eval()
@@ -108,7 +109,11 @@ def test_without_gradients_the_answer_is_the_same():
     torch.testing.assert_close(short, model.features(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("config", [SMALL, MIXTURE], ids=["bottleneck", "mixture"])
+@pytest.mark.parametrize(
+    "config",
+    [SMALL, MIXTURE, SCALARS, replace(SCALARS, quantised="mixture")],
+    ids=["bottleneck", "mixture", "scalars", "scalars of the mixture"],
+)
 def test_gradients_reach_every_parameter(config: StyledVqConfig):
     model = styled(config)
     model(pictures(config)).square().mean().backward()
@@ -140,7 +145,9 @@ def test_what_is_quantised_is_before_or_behind_the_cosine_layer():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("config", [SMALL, MIXTURE], ids=["bottleneck", "mixture"])
+@pytest.mark.parametrize(
+    "config", [SMALL, MIXTURE, SCALARS], ids=["bottleneck", "mixture", "scalars"]
+)
 def test_codes_stand_for_themselves(config: StyledVqConfig):
     model = styled(config)
     ids = torch.arange(18).reshape(3, 6)
@@ -249,6 +256,9 @@ def test_bad_input_is_refused_in_words():
         ({"pixel_kernel": 4}, "no middle"),
         ({"pixel_groups": 3}, "groups"),
         ({"codes": -1}, "codes=-1"),
+        ({"levels": (4, 6)}, "codes=20; levels"),
+        ({"levels": (20, 1)}, "at least two"),
+        ({"drawn_codes": -1}, "drawn_codes=-1"),
     ],
 )
 def test_an_impossible_config_is_refused(change: dict, words: str):
@@ -257,7 +267,7 @@ def test_an_impossible_config_is_refused(change: dict, words: str):
 
 
 def test_a_config_comes_back_from_json():
-    for config in (SMALL, *VARIANTS.values()):
+    for config in (SMALL, SCALARS, *VARIANTS.values()):
         assert StyledVqConfig.from_json(config.to_json()) == config
     with pytest.raises(BadInput, match=r"unknown fields.*depth"):
         StyledVqConfig.from_json({"depth": 3})
@@ -277,3 +287,65 @@ def test_half_precision_answers_nearly_the_same():
     half = styled().bfloat16()
     found = half.decode(half.features(x)).float()
     assert (found - whole).abs().max() < 0.1 * whole.abs().max()
+
+
+@torch.no_grad()
+def test_scalars_are_codes_without_a_codebook():
+    model = styled(SCALARS)
+    features = model.features(pictures(count=8))
+    assert features.shape == (8, 6, 3)
+    assert features.abs().max() <= 1
+    ids, found = model.quantise(features)
+    assert torch.equal(ids, model.encode(pictures(count=8)))
+    assert torch.equal(found, model.lookup(ids))
+    assert len(ids.unique()) > 4
+    assert (model.codes, model.codebook.numel()) == (36, 0)
+    assert model.complete(found[:, :2]).shape == (8, 6, 3)
+    with pytest.raises(BadInput, match="takes no codebook"):
+        model.adopt(torch.randn(36, 8))
+
+
+@torch.no_grad()
+def test_scalars_of_one_direction_are_decoded_apart():
+    model = styled(replace(SMALL, levels=(5, 5), codes=25))
+    near, far = (torch.full((1, 6, 2), size) for size in (0.5, 1.0))
+    assert (model.decode(near) - model.decode(far)).abs().max() > 1e-4
+
+
+class FourColours(nn.Module):
+    """A tokeniser of four codes, each a flat square of one shade, in its own range 0 to 255."""
+
+    codes, factor = 4, 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shades = nn.Parameter(torch.tensor([[0.0], [80.0], [160.0], [240.0]]))
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        return self.shades[ids]
+
+    def decode(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
+        squares = features[..., 0].reshape(-1, 1, *grid)
+        return F.interpolate(squares, scale_factor=8.0).expand(-1, 3, -1, -1)
+
+    def denormalise(self, x: Tensor) -> Tensor:
+        return x / 255
+
+
+def test_a_decoder_that_names_codes_has_its_pictures_drawn():
+    config = replace(SMALL, drawn_codes=4)
+    torch.manual_seed(0)
+    model = StyledVq(config, FourColours())
+    features = model.features(pictures())
+    logits = model.named(features)
+    assert logits.shape == (3, 4, 4, 4)
+    back = model.decode(features)
+    assert back.shape == (3, 3, 32, 32)
+    assert back.requires_grad
+    certain = F.one_hot(torch.arange(16).reshape(1, 4, 4) % 4, 4).movedim(-1, 1) * 1e4
+    drawn = model.denormalise(model.drawn(certain)) * 255
+    torch.testing.assert_close(drawn[0, 0, ::8, ::8].unique(), torch.tensor([0.0, 80, 160, 240]))
+    with pytest.raises(Unsupported, match="came without it"):
+        StyledVq(config).decode(features)
+    with pytest.raises(BadInput, match="drawn_codes=5; the tokeniser that draws them has 4"):
+        StyledVq(replace(config, drawn_codes=5), FourColours())

@@ -142,6 +142,7 @@ def test_a_first_stage_names_codes_and_gives_no_pixels():
     model = titok(LEGACY)
     features = model.features(pictures())
     assert model.decoder(features).shape == (2, 1024, 2, 2)
+    assert titok(replace(LEGACY, pixel_codes=9)).decoder(features).shape == (2, 9, 2, 2)
     with pytest.raises(Unsupported, match="first stage"):
         model.decode(features)
 
@@ -169,6 +170,7 @@ def test_bad_input_is_refused_in_words():
         ({"latents": 0}, "at least one"),
         ({"pixel_decoder": True}, "only a legacy"),
         ({"codes": 0, "unit_length": True}, "without codes"),
+        ({"legacy": True, "pixel_decoder": True, "pixel_codes": 9}, "pixel_codes=9"),
     ],
 )
 def test_an_impossible_config_is_refused(change: dict, words: str):

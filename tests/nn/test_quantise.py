@@ -1,11 +1,17 @@
+import math
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lascaux.nn.quantise import (
+    at_levels,
+    bounded,
     divergence_from_uniform,
     gumbel_choice,
     gumbel_noise,
+    ids_of_levels,
+    levels_of_ids,
     likeliest,
     nearest,
     perplexity,
@@ -144,3 +150,44 @@ def test_gradients_turn_with_the_vectors_that_are_rotated():
     torch.testing.assert_close(found.norm(dim=-1), towards.norm(dim=-1) * stretch)
     angle = torch.cosine_similarity(towards, hard, dim=-1)
     torch.testing.assert_close(torch.cosine_similarity(found, soft, dim=-1), angle)
+
+
+@pytest.mark.parametrize("levels", [(2,), (3, 2), (8, 5, 5), (7, 5, 5, 5, 5)])
+def test_every_code_of_finite_scalars_is_a_point_of_the_grid_and_the_other_way(levels):
+    ids = torch.arange(math.prod(levels))
+    points = levels_of_ids(ids, levels)
+    assert len(points.unique(dim=0)) == len(ids)
+    assert torch.equal(ids_of_levels(points, levels), ids)
+    assert torch.equal(at_levels(points, levels), points)
+    for number, count in enumerate(levels):
+        steps = points[:, number].unique() * (count // 2)
+        assert steps.tolist() == list(range(-(count // 2), (count + 1) // 2))
+
+
+@pytest.mark.parametrize("levels", [(2, 3), (8, 5), (4, 7)])
+def test_bounded_numbers_reach_all_levels_and_no_others(levels):
+    x = torch.linspace(-9, 9, 4001)[:, None].expand(-1, 2)
+    found = bounded(x, levels)
+    assert (found.diff(dim=0) >= 0).all()
+    ids = torch.stack([ids_of_levels(found[:, n : n + 1], levels[n : n + 1]) for n in (0, 1)], 1)
+    assert [len(ids[:, n].unique()) for n in (0, 1)] == list(levels)
+    assert (ids >= 0).all()
+    assert (ids < torch.tensor(levels)).all()
+
+
+def test_numbers_are_bounded_as_the_equation_has_it():
+    # Mentzer et al. 2023, appendix A.1, written out for one number at a time.
+    x = torch.randn(50, dtype=torch.float64) * 2
+    for count in (5, 8):
+        half, aside = (count - 1) * (1 - 1e-3) / 2, 0.0 if count % 2 else 0.5
+        expected = [math.tanh(one + math.tan(aside / half)) * half - aside for one in x.tolist()]
+        found = bounded(x[:, None], (count,))[:, 0] * (count // 2)
+        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_rounding_to_levels_passes_gradients_through():
+    x = torch.randn(6, 3, requires_grad=True)
+    found = at_levels(bounded(x, (8, 5, 5)), (8, 5, 5))
+    (given,) = torch.autograd.grad(found.sum(), x, retain_graph=True)
+    (plain,) = torch.autograd.grad(bounded(x, (8, 5, 5)).sum(), x)
+    torch.testing.assert_close(given, plain)

@@ -12,6 +12,7 @@ from lascaux.cli.main import main
 from lascaux.data.world import boxed
 from lascaux.errors import BadInput
 from lascaux.models.styled_vq import VARIANTS, StyledVq, StyledVqConfig
+from lascaux.models.vqgan import VqGan, VqGanConfig
 from lascaux.train import pictures, records, scenes, styling
 from lascaux.train.checkpoint import latest
 from lascaux.train.loop import train
@@ -42,6 +43,19 @@ TINY = StyledVqConfig(
     pixel_width=4,
     pixel_kernel=3,
     pixel_groups=2,
+)
+
+# One code for 8 x 8 pixels, as the patches above.
+VQGAN = VqGanConfig(
+    codes=6,
+    code_width=4,
+    image_size=16,
+    width=8,
+    multiples=(1, 1, 1, 1),
+    blocks=1,
+    attention_sizes=(),
+    latent_width=8,
+    groups=4,
 )
 
 
@@ -87,6 +101,7 @@ def lines(folder: Path) -> list[dict]:
     [
         {"prefixes": 0.5, "noise": 0.2, "decorrelation": 0.5},
         {"codebook": "average", "codes": 8, "through": "rotation"},
+        {"codebook": "fsq", "levels": (3, 3)},
     ],
 )
 def test_a_stopped_run_ends_with_the_same_bits(data: Path, tmp_path: Path, changes):
@@ -146,6 +161,49 @@ def test_codes_that_are_learnt_at_once_are_used_and_lie_at_the_latents(data: Pat
     assert torch.cosine_similarity(found, features, dim=-1).mean() > 0.8
 
 
+def test_numbers_that_are_rounded_need_no_codebook(data: Path, tmp_path: Path):
+    wanted = recipe(data, codebook="fsq", levels=(3, 3, 2), steps=48)
+    assert train(wanted, tmp_path, replace(QUICK, validate_every=24))
+    first, *_, last = [line for line in lines(tmp_path) if "validation_psnr" in line]
+    assert last["validation_psnr"] > first["validation_psnr"]
+    assert last["validation_codes_used"] > 0.15
+    styled = lascaux.load(tmp_path / "model")
+    assert (styled.codes, styled.config.levels) == (18, (3, 3, 2))
+    assert styled.encode(styled.normalise(wanted.kept.float() / 255)).shape[1] == 4
+    with pytest.raises(BadInput, match="--codebook fsq begins from nothing"):
+        recipe(data, codebook="fsq", model=str(tmp_path / "model")).build()
+
+
+def test_a_decoder_learns_a_tokenisers_codes_which_are_drawn(data: Path, tmp_path: Path, capsys):
+    torch.manual_seed(0)
+    vqgan = VqGan(VQGAN)
+    drawer = str(lascaux.save(vqgan, tmp_path / "vqgan"))
+    wanted = recipe(data, predicts="tokens", drawer=drawer, steps=24)
+    assert train(wanted, tmp_path / "run", QUICK)
+    told = [line for line in lines(tmp_path / "run") if "codes_named" in line]
+    assert told[-1]["loss"] < told[0]["loss"]
+    styled = lascaux.load(tmp_path / "run" / "model")
+    assert isinstance(styled, StyledVq)
+    assert styled.config.drawn_codes == 6
+    kept = vqgan.state_dict()
+    assert all(torch.equal(kept[key], x) for key, x in styled.drawer.state_dict().items())
+    x = styled.normalise(wanted.kept.float() / 255)
+    assert styled(x).shape == x.shape
+
+    coded = str(tmp_path / "coded")
+    words = ["codebook", str(data), "--model", str(tmp_path / "run" / "model"), "--workers", "0"]
+    assert main([*words, "--codes", "12", "--out", coded]) == 0
+    tuned = recipe(data, model=coded, steps=3, cooldown_steps=1)
+    assert train(tuned, tmp_path / "two", QUICK)
+    after = lascaux.load(tmp_path / "two" / "model").state_dict()
+    before = lascaux.load(coded).state_dict()
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert {key.split(".")[0] for key in moved} == {"decoder", "mixture", "mixture_norm"}
+
+    with pytest.raises(BadInput, match="one code for 8 x 8 pixels; this model needs one for 16"):
+        recipe(data, predicts="tokens", drawer=drawer, architecture="styled-vq-512-64").build()
+
+
 def test_only_the_first_attributes_of_some_pictures_are_decoded(data: Path, monkeypatch):
     wanted = recipe(data, prefixes=0.5, noise=0.0)
     torch.manual_seed(0)
@@ -164,6 +222,24 @@ def test_only_the_first_attributes_of_some_pictures_are_decoded(data: Path, monk
     assert (model.styled.mean < 7).all()  # and follows the features
 
 
+def test_pixels_count_as_much_as_their_weight_says(data: Path):
+    wanted = recipe(data, noise=0.0)
+    torch.manual_seed(0)
+    model = wanted.build()
+    picture = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    top = torch.zeros(2, 1, 16, 16)
+    top[:, :, :8] = 2.0
+    told = {}
+    for name, weight in (("top", top), ("bottom", 2 - top), ("even", torch.ones_like(top))):
+        batch = {"picture": picture, "weight": weight}
+        told[name] = wanted.loss(model, batch, Moment(0)).value
+    torch.testing.assert_close((told["top"] + told["bottom"]) / 2, told["even"])
+    assert told["top"] != told["bottom"]
+    torch.testing.assert_close(
+        wanted.loss(model, {"picture": picture}, Moment(0)).value, told["even"]
+    )
+
+
 def test_published_sizes_can_be_begun_from_nothing(data: Path):
     for name in VARIANTS:
         wanted = recipe(data, architecture=name)
@@ -180,6 +256,7 @@ def test_settings_that_contradict_each_other_are_wrong_use(data: Path, tmp_path:
         (["--data", str(data), "--architecture", "f17"], "expected one of small, styled-vq-768"),
         (["--data", str(data), "--codes", "9"], "--codebook average and a number of --codes"),
         (["--data", str(data), "--codebook", "average"], "and a number of --codes"),
+        (["--data", str(data), "--codebook", "fsq", "--codes", "9"], "as many as --levels make"),
         (["--data", str(data), "--prefixes", "2"], "--prefixes is 2.0; expected 0 to 1"),
     ):
         assert main(["train", "styled-vq", "--runs", str(tmp_path), *words]) == 2

@@ -13,6 +13,11 @@ quantises what comes out of it, by squared distance. `StyledVqConfig.quantised` 
 does, and `features`, `quantise`, `lookup` and `decode` all follow it: the bottleneck by default,
 the mixture for files in the author's layout.
 
+Two of the author's alternatives are options here. With `levels` the codes are those of finite
+scalar quantisation (Mentzer et al. 2023, arXiv:2309.15505) and there is no codebook. With
+`drawn_codes` the decoder names codes of another tokeniser that lies in a grid, in place of pixels,
+and that tokeniser, `drawer`, makes the picture of them.
+
 Published checkpoints: the author's, of which the first version cannot be read: its model file was
 never published.
 """
@@ -20,7 +25,7 @@ never published.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,11 +33,18 @@ from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from lascaux.errors import BadInput
+from lascaux.errors import BadInput, Unsupported
 from lascaux.nn.configs import config_from_json, config_to_json
 from lascaux.nn.group_norm import GroupNorm
 from lascaux.nn.linear import Linear
-from lascaux.nn.quantise import nearest, straight_through
+from lascaux.nn.quantise import (
+    at_levels,
+    bounded,
+    ids_of_levels,
+    levels_of_ids,
+    nearest,
+    straight_through,
+)
 from lascaux.nn.transformer import Block, LayerNorm, SelfAttention
 
 if TYPE_CHECKING:
@@ -69,6 +81,8 @@ class StyledVqConfig:
     pixel_groups: int = 8
     quantised: Quantised = "bottleneck"  # or what the cosine layer gives, as in the author's code
     distance: Distance = "cosine"
+    levels: tuple[int, ...] = ()  # of the numbers that are rounded in place of choosing codes
+    drawn_codes: int = 0  # of the tokeniser whose codes the decoder names; 0: it gives pixels
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     resize: Literal["crop", "squash", "pad"] = "crop"
@@ -99,6 +113,14 @@ class StyledVqConfig:
             raise BadInput(f"distance {self.distance!r} is neither 'cosine' nor 'euclidean'")
         if self.codes < 0:
             raise BadInput(f"codes={self.codes}; 0 for none, or a number of them")
+        if self.levels and min(self.levels) < 2:
+            raise BadInput(f"levels {self.levels}: every number needs at least two")
+        if self.levels and self.codes != math.prod(self.levels):
+            raise BadInput(
+                f"codes={self.codes}; levels {self.levels} make {math.prod(self.levels)}"
+            )
+        if self.drawn_codes < 0:
+            raise BadInput(f"drawn_codes={self.drawn_codes}; 0 for pixels, or a number of codes")
 
     @property
     def heads_of_decoder(self) -> int:
@@ -109,6 +131,11 @@ class StyledVqConfig:
     def patches(self) -> int:
         """Patches of a picture."""
         return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def feature_width(self) -> int:
+        """Numbers of an attribute that are quantised."""
+        return len(self.levels) or self.latent_width
 
     @property
     def preprocessing(self) -> "Preprocessing":
@@ -353,17 +380,20 @@ class Decoder(nn.Module):
             Block(width, heads, mlp_width) for _ in range(config.decoder_layers)
         )
         self.last_norm = LayerNorm(width)
-        self.patches = Linear(width, 3 * config.patch_size**2)
-        self.pixels = Pixels(config)
+        if config.drawn_codes:
+            self.logits = Linear(width, config.drawn_codes)
+        else:
+            self.patches = Linear(width, 3 * config.patch_size**2)
+            self.pixels = Pixels(config)
 
     def initialise(self) -> None:
         """Draw the weights anew, as the published code does."""
         self.widen.reset_parameters()
-        self.patches.reset_parameters()
+        (self.logits if self.config.drawn_codes else self.patches).reset_parameters()
         nn.init.normal_(self.positions, std=self.config.decoder_width**-0.5)
 
     def forward(self, mixtures: Float[Tensor, "b n l"]) -> Float[Tensor, "b c y x"]:
-        """Normalised pictures, unclamped."""
+        """Normalised pictures, unclamped; with `drawn_codes` a code's logits for each patch."""
         conditions = self.widen(mixtures.to(self.widen.weight.dtype))
         x = self.first_norm(self.positions).to(conditions.dtype)
         x = x.expand(len(conditions), -1, -1)
@@ -372,10 +402,39 @@ class Decoder(nn.Module):
         for block in self.blocks:
             x = block(x)
         # What was put in front is left out again.
-        x = self.patches(self.last_norm(x[:, -self.config.patches :]))
+        x = self.last_norm(x[:, -self.config.patches :])
         size, rows = self.config.patch_size, math.isqrt(self.config.patches)
-        x = rearrange(x, "b (y x) (c p q) -> b c (y p) (x q)", y=rows, c=3, p=size)
+        if self.config.drawn_codes:
+            return rearrange(self.logits(x), "b (y x) s -> b s y x", y=rows)
+        x = rearrange(self.patches(x), "b (y x) (c p q) -> b c (y p) (x q)", y=rows, c=3, p=size)
         return self.pixels(x)
+
+
+class Scalars(nn.Module):
+    """Latents as a few bounded numbers, and back: what finite scalar quantisation rounds.
+
+    The way back has a bias, so that the cosine layer, which takes directions alone, tells vectors
+    of one direction apart.
+    """
+
+    def __init__(self, width: int, levels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.levels = levels
+        self.down = Linear(width, len(levels))
+        self.up = Linear(len(levels), width)
+
+    def initialise(self) -> None:
+        """Draw the weights anew, large enough that the numbers of first latents fill their range.
+
+        Pictures differ in a small part of fresh latents alone; of less all would have one code.
+        """
+        nn.init.orthogonal_(self.down.weight, gain=2.0)
+        nn.init.zeros_(self.down.bias)
+        self.up.reset_parameters()
+
+    def forward(self, latents: Float[Tensor, "b n l"]) -> Float[Tensor, "b n k"]:
+        """The numbers, not rounded yet, from -1 to 1."""
+        return bounded(self.down(latents), self.levels).to(latents.dtype)
 
 
 class StyledVq(nn.Module):
@@ -384,30 +443,42 @@ class StyledVq(nn.Module):
     Attributes:
         encoder: gives the bottleneck, a latent for each attribute.
         mixture: the cosine layer's matrix.
-        codebook: `codes latent_width`; a buffer, because k-means makes it and no gradient.
+        codebook: `codes latent_width`; a buffer, because k-means makes it and no gradient. It has
+            no row where numbers are rounded.
+        scalars: what makes those numbers, where they are rounded; else None.
         mean: the mean feature of each attribute over a corpus, which stands in for attributes that
             are left out; zeros where none was ever set.
         decoder: takes what the cosine layer gives.
+        drawer: of a model with `drawn_codes`, a tokeniser in a grid that makes pictures of them;
+            None where it is missing.
     """
 
-    def __init__(self, config: StyledVqConfig) -> None:
+    def __init__(self, config: StyledVqConfig, drawer: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
+        drawn = 0 if drawer is None else cast(Any, drawer).codes
+        if drawer is not None and drawn != config.drawn_codes:
+            raise BadInput(
+                f"drawn_codes={config.drawn_codes}; the tokeniser that draws them has {drawn}"
+            )
         width = config.latent_width
         self.encoder = Encoder(config)
         self.mixture = nn.Parameter(torch.empty(config.mixture_rows or width, width))
         self.mixture_norm = LayerNorm(width)
+        self.scalars = Scalars(width, config.levels) if config.levels else None
         self.decoder = Decoder(config)
+        self.drawer = drawer
         self.codebook: Tensor
         self.mean: Tensor
-        self.register_buffer("codebook", torch.zeros(config.codes, width))
-        self.register_buffer("mean", torch.zeros(config.attributes, width))
+        rows = 0 if config.levels else config.codes
+        self.register_buffer("codebook", torch.zeros(rows, width))
+        self.register_buffer("mean", torch.zeros(config.attributes, config.feature_width))
         self.initialise()
 
     def initialise(self) -> None:
-        """Draw the weights anew, as the published code does; codebook and means stay."""
+        """Draw the weights anew, as the published code does; codebook, means and drawer stay."""
         for module in self.modules():
-            if isinstance(module, SelfAttention | Experts):
+            if isinstance(module, SelfAttention | Experts | Scalars):
                 module.initialise()
         self.encoder.initialise()
         self.decoder.initialise()
@@ -425,7 +496,7 @@ class StyledVq(nn.Module):
 
     @property
     def codes(self) -> int:
-        """Size of the codebook; 0: there is none yet."""
+        """How many codes there are; 0: there are none yet."""
         return self.config.codes
 
     @property
@@ -476,7 +547,9 @@ class StyledVq(nn.Module):
             BadInput: the pictures are not RGB or not of the config's size.
         """
         found = self.with_noise(self.encoder(x), noise, generator)
-        return found if self.config.quantised == "bottleneck" else self.mix(found)
+        if self.config.quantised == "mixture":
+            found = self.mix(found)
+        return found if self.scalars is None else self.scalars(found)
 
     @staticmethod
     def with_noise(
@@ -508,6 +581,8 @@ class StyledVq(nn.Module):
             BadInput: there is no codebook yet, or the features are of another width.
         """
         ids = self._chosen(features)
+        if self.config.levels:
+            return ids, at_levels(features, self.config.levels)
         found = self.codebook[ids].to(features.dtype)
         if torch.is_grad_enabled() and features.requires_grad:
             found = straight_through(found, features)
@@ -529,6 +604,8 @@ class StyledVq(nn.Module):
                 f"ids from {int(ids.min())} to {int(ids.max())}; this codebook has 0 to "
                 f"{self.codes - 1}: take ids that this very model gave"
             )
+        if self.config.levels:
+            return levels_of_ids(ids.long(), self.config.levels).to(self.dtype)
         return self.codebook[ids.long()]
 
     def encode(self, x: Float[Tensor, "b c y x"]) -> Int[Tensor, "b n"]:
@@ -551,17 +628,47 @@ class StyledVq(nn.Module):
 
         Raises:
             BadInput: another number of attributes, another width, or a grid.
+            Unsupported: the decoder names codes, and what draws them is missing.
         """
-        self._require_width(features)
         if grid is not None:
             raise BadInput(f"grid {grid}: attributes lie in no grid; leave it None")
+        x = self.named(features)
+        return self.drawn(x) if self.config.drawn_codes else x
+
+    def named(self, features: Float[Tensor, "b n d"]) -> Float[Tensor, "b c y x"]:
+        """What the decoder gives: normalised pictures, or logits of the drawer's codes.
+
+        Raises:
+            BadInput: another number of attributes, or another width.
+        """
+        self._require_width(features)
         if features.shape[1] != self.length:
             raise BadInput(
                 f"{features.shape[1]} attributes; this model decodes {self.length}: let "
                 "`complete` stand in for those that are left out"
             )
+        if self.scalars is not None:
+            features = self.scalars.up(features)
         mixed = features if self.config.quantised == "mixture" else self.mix(features)
         return self.decoder(mixed)
+
+    def drawn(self, logits: Float[Tensor, "b s y x"]) -> Float[Tensor, "b c y2 x2"]:
+        """Normalised pictures of the drawer's codes, mixed as the logits say.
+
+        Raises:
+            Unsupported: there is no drawer.
+        """
+        if self.drawer is None:
+            raise Unsupported(
+                "this Styled VAE-VQ names codes of another tokeniser (`named`) and came without "
+                "it: give it one as `drawer`"
+            )
+        drawer: Any = self.drawer
+        grid = (logits.shape[2], logits.shape[3])
+        codes = drawer.lookup(torch.arange(drawer.codes, device=logits.device)[None])[0]
+        shares = rearrange(logits, "b s y x -> b (y x) s").float().softmax(dim=-1)
+        back = drawer.decode(shares.to(codes.dtype) @ codes, grid)
+        return self.normalise(drawer.denormalise(back))
 
     def decode_ids(
         self, ids: Int[Tensor, "b n"], grid: tuple[int, int] | None = None
@@ -587,7 +694,8 @@ class StyledVq(nn.Module):
 
     def standing_in(self) -> Float[Tensor, "n d"]:
         """What stands in for attributes that are left out; `complete` says what it is."""
-        if self.config.quantised == "bottleneck" or bool(self.mean.any()):
+        bare = self.config.quantised == "bottleneck" or self.scalars is not None
+        if bare or bool(self.mean.any()):
             return self.mean
         return self.mix(self.mean[None])[0]
 
@@ -601,8 +709,10 @@ class StyledVq(nn.Module):
         """Take a codebook, as stage two makes it, and the corpus' mean features.
 
         Raises:
-            BadInput: it is empty, of another width, or not finite.
+            BadInput: it is empty, of another width, or not finite; or numbers are rounded here.
         """
+        if self.config.levels:
+            raise BadInput("this model rounds numbers to levels: it takes no codebook")
         if codebook.ndim != 2 or not len(codebook) or codebook.shape[1] != self.config.latent_width:
             raise BadInput(
                 f"a codebook of shape {tuple(codebook.shape)}; expected codes x "
@@ -626,6 +736,8 @@ class StyledVq(nn.Module):
     def _chosen(self, features: Tensor) -> Tensor:
         self._require_codebook()
         self._require_width(features)
+        if self.config.levels:
+            return ids_of_levels(features, self.config.levels)
         if self.config.distance == "euclidean":
             return nearest(features, self.codebook)
         # Of vectors of one length the nearest is the one of the largest cosine.
@@ -639,7 +751,7 @@ class StyledVq(nn.Module):
             )
 
     def _require_width(self, features: Tensor) -> None:
-        width = self.config.latent_width
+        width = self.config.feature_width
         if features.ndim != 3 or features.shape[2] != width:
             raise BadInput(f"features of shape {tuple(features.shape)}; expected b n {width}")
 

@@ -65,6 +65,7 @@ class TiTokConfig:
     codes: int  # 0: a variational autoencoder, which has none
     unit_length: bool = False  # vectors and codes are compared and given at length 1
     legacy: bool = False  # l32, b64, s128: latents read across, and codes of MaskGIT-VQGAN given
+    pixel_codes: int = _PIXEL_CODES  # how many codes a legacy one names; others for other VQGANs
     pixel_decoder: bool = False  # whether MaskGIT-VQGAN's decoder is there to turn those to pixels
     commitment_cost: float = 0.25  # of training
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -86,6 +87,8 @@ class TiTokConfig:
             raise BadInput("latents and token_width must be at least one, codes not negative")
         if self.pixel_decoder and not self.legacy:
             raise BadInput("only a legacy TiTok names the codes that the pixel decoder needs")
+        if self.pixel_decoder and self.pixel_codes != _PIXEL_CODES:
+            raise BadInput(f"pixel_codes={self.pixel_codes}; the pixel decoder has {_PIXEL_CODES}")
         if not self.codes and (self.unit_length or self.pixel_decoder):
             raise BadInput("without codes there are neither unit lengths nor a pixel decoder")
 
@@ -236,7 +239,7 @@ class Decoder(nn.Module):
         self.last_norm = LayerNorm(width)
         if config.legacy:
             self.up = Linear(width, 2 * width)
-            self.logits = Linear(2 * width, _PIXEL_CODES)
+            self.logits = Linear(2 * width, config.pixel_codes)
         else:
             self.patches = Linear(width, 3 * patch**2)
             self.smooth = nn.Conv2d(3, 3, 3, padding=1)
@@ -248,7 +251,7 @@ class Decoder(nn.Module):
             nn.init.normal_(token, std=self.config.decoder_width**-0.5)
 
     def forward(self, z: Float[Tensor, "b n d"]) -> Float[Tensor, "b c y x"]:
-        """Pixels; of a legacy TiTok logits of 1024 codes at each patch."""
+        """Pixels; of a legacy TiTok logits of MaskGIT-VQGAN's codes at each patch."""
         z = self.widen(z.to(self.widen.weight.dtype)) + self.latent_positions
         places = len(self.positions) - 1
         masks = self.mask_token.expand(places, -1)

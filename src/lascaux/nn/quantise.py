@@ -2,10 +2,13 @@
 
 van den Oord, Vinyals, Kavukcuoglu: "Neural Discrete Representation Learning", 2017,
 arXiv:1711.00937 (nearest code, straight-through gradients); Jang, Gu, Poole: "Categorical
-Reparameterization with Gumbel-Softmax", 2017, arXiv:1611.01144.
+Reparameterization with Gumbel-Softmax", 2017, arXiv:1611.01144; Mentzer, Minnen, Agustsson,
+Tschannen: "Finite Scalar Quantization: VQ-VAE Made Simple", 2023, arXiv:2309.15505 (codes without
+a codebook: a few numbers, each rounded to one of a few levels).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -16,6 +19,7 @@ from torch import Tensor
 # A table of 16 MiB of float32 at a time, whatever the sizes of pictures and codebook.
 _POSITIONS = 1024
 _CODES = 4096
+_WITHIN = 1 - 1e-3  # part of the range of levels that a bounded number may reach, as published
 
 Term = Literal["codebook", "commitment"]
 
@@ -177,3 +181,50 @@ def divergence_from_uniform(logits: Float[Tensor, "*b s"], count: int) -> Float[
     """Mean KL divergence of the softmax from equal chances for each of `count` codes."""
     chances = F.softmax(logits, dim=-1)
     return (chances * torch.log(chances * count + 1e-10)).sum(dim=-1).mean()
+
+
+def bounded(x: Float[Tensor, "*b k"], levels: Sequence[int]) -> Float[Tensor, "*b k"]:
+    """Each number brought smoothly into the range of its levels, so that rounding gives one.
+
+    As the paper's appendix A.1 has it, in float32 or wider. Levels are a whole number of steps from
+    0 and given as parts of L // 2 steps: L of them from -1 to 1, or to just below 1 for an even L.
+
+    Args:
+        x: any numbers, k a vector.
+        levels: how many each of the k has, at least 2.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    counts = torch.tensor(levels, device=x.device, dtype=wide.dtype)
+    half = (counts - 1) * _WITHIN / 2
+    # An even number of levels lies half a step aside; without the shift 0 would stay no level.
+    aside = torch.where(counts % 2 == 1, 0.0, 0.5)
+    return (torch.tanh(wide + torch.tan(aside / half)) * half - aside) / (counts // 2)
+
+
+def at_levels(x: Float[Tensor, "*b k"], levels: Sequence[int]) -> Float[Tensor, "*b k"]:
+    """The nearest levels of bounded numbers; gradients go straight through."""
+    steps = _half(levels, x)
+    return straight_through((x * steps).round() / steps, x)
+
+
+def ids_of_levels(x: Float[Tensor, "*b k"], levels: Sequence[int]) -> Int[Tensor, "*b"]:
+    """The code that nearest levels stand for: their places, the first the smallest digit."""
+    steps = _half(levels, x)
+    places = ((x * steps).round() + steps).long()
+    return (places * _digits(levels, x.device)).sum(dim=-1)
+
+
+def levels_of_ids(ids: Int[Tensor, "*b"], levels: Sequence[int]) -> Float[Tensor, "*b k"]:
+    """The levels that codes stand for, as `at_levels` gives them."""
+    counts = torch.tensor(levels, device=ids.device)
+    places = ids[..., None] // _digits(levels, ids.device) % counts
+    return (places - counts // 2) / (counts // 2)
+
+
+def _half(levels: Sequence[int], like: Tensor) -> Tensor:
+    return torch.tensor([count // 2 for count in levels], device=like.device, dtype=like.dtype)
+
+
+def _digits(levels: Sequence[int], device: torch.device) -> Tensor:
+    sizes = [math.prod(levels[:number]) for number in range(len(levels))]
+    return torch.tensor(sizes, device=device)

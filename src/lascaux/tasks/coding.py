@@ -77,6 +77,8 @@ def make_codes(
             f"{options.model} is a {type(model).__name__}; k-means makes the codes of a Styled "
             "VAE-VQ"
         )
+    if model.config.levels:
+        raise Unsupported(f"{options.model} rounds numbers to levels: it takes no codebook")
     work = out.with_name(f"{out.name}.work")
     reading = PrepareOptions(
         model=options.model,

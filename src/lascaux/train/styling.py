@@ -2,17 +2,18 @@
 
 Stage one learns encoder and decoder without codes, with noise on the latents that makes the decoder
 tolerant; a codebook by k-means comes afterwards (`lascaux codebook`). Of a model that has its
-codebook the decoder is trained on, behind its codes. A codebook can also be learnt at once, as
-averages of what chooses them.
+codebook the decoder is trained on, behind its codes. Codes can also be learnt at once: as averages
+of what chooses them, or by finite scalar quantisation, which has no codebook. In place of pixels
+the decoder can be taught the codes of a VQGAN, which then draws.
 
 Pixels and perceptual differences make the loss, as in the author's code (`modelv2.py` has squared
 differences and LPIPS, both of weight 1).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from lascaux.errors import BadInput
 from lascaux.models.styled_vq import StyledVq, StyledVqConfig
 from lascaux.nn.quantise import rotated_through, straight_through
+from lascaux.tasks.tokenisers import image_tokeniser
 from lascaux.train.codebook import Tending
 from lascaux.train.optimisers import Optimiser, decayed_and_plain, within_blocks
 from lascaux.train.perceptual import perceptual_distance
@@ -81,8 +83,11 @@ class Styling(Recipe):
     decorrelation: float = setting(
         0.0, "weight of keeping pictures apart in all directions of their latents"
     )
-    codebook: Literal["later", "average"] = setting(
-        "later", "made by `lascaux codebook` afterwards, or learnt at once"
+    codebook: Literal["later", "average", "fsq"] = setting(
+        "later", "made by `lascaux codebook` afterwards, or codes learnt at once; fsq: without one"
+    )
+    levels: tuple[int, ...] = setting(
+        (7, 5, 5, 5, 5), "of each number that fsq rounds; their product is the number of codes"
     )
     codebook_decay: float = setting(0.99, "of the averages in each step")
     commitment: float = setting(0.25, "weight of the latents' distance to their learnt codes")
@@ -90,6 +95,10 @@ class Styling(Recipe):
         "straight", "how gradients pass learnt codes"
     )
     dead_after: int = setting(100, "steps without use until a learnt code is revived; 0: never")
+    predicts: Literal["pixels", "tokens"] = setting(
+        "pixels", "what the decoder learns to give: pixels, or a VQGAN's codes, which it draws"
+    )
+    drawer: str = setting("ochre-vq", "that VQGAN; with a code for every patch")
     pixels: Literal["squared", "absolute"] = setting("squared", "differences of pixels")
     pixel_weight: float = setting(1.0, "of differences of pixels")
     perceptual: str = setting("ochre-clip", "lpips-vgg16, or a CLIP with a ResNet; or a folder")
@@ -116,6 +125,24 @@ class Styling(Recipe):
         if not 0 < self.codebook_decay < 1:
             raise BadInput(f"--codebook-decay is {self.codebook_decay}; expected between 0 and 1")
 
+    def drafted(self, config: StyledVqConfig) -> StyledVq:
+        """A model to begin from nothing: of a config's sizes, its codes and ends as set here.
+
+        Raises:
+            BadInput: the drawer has no code for every patch.
+        """
+        if self.codebook == "fsq":
+            config = replace(config, levels=self.levels, codes=math.prod(self.levels))
+        if self.predicts == "pixels":
+            return StyledVq(config)
+        drawer = image_tokeniser(self.drawer)
+        if drawer.factor != config.patch_size:
+            raise BadInput(
+                f"--drawer {self.drawer} has {_codes_of(drawer.factor)}; this model needs one for "
+                f"{config.patch_size} x {config.patch_size}"
+            )
+        return StyledVq(replace(config, drawn_codes=drawer.codes), drawer.model)
+
     def trainee(self, styled: StyledVq, *, fresh: bool) -> Trainee:
         """A model with what it is trained with; the encoder of one that has its codes is frozen.
 
@@ -126,13 +153,13 @@ class Styling(Recipe):
         Raises:
             BadInput: it has no codes although they are to be learnt, or has them already.
         """
-        learnt = self.codebook == "average"
+        learnt = self.codebook != "later"
         if learnt and fresh and not styled.codes:
             raise BadInput("--codebook average needs --codes")
         if learnt and not fresh:
-            raise BadInput("--codebook average begins from nothing: leave --model out")
+            raise BadInput(f"--codebook {self.codebook} begins from nothing: leave --model out")
         tending = None
-        if learnt:
+        if self.codebook == "average":
             nn.init.normal_(styled.codebook)
             tending = Tending(
                 styled.codebook,
@@ -140,11 +167,13 @@ class Styling(Recipe):
                 decay=self.codebook_decay,
                 dead_after=self.dead_after,
             )
-        elif styled.codes:
+        elif styled.codes and not learnt:
             # Codes are places of the encoder's latents, so these must stay where they are.
             styled.encoder.requires_grad_(False)
         if fresh:
             _place(styled)
+        if styled.drawer is not None:
+            styled.drawer.requires_grad_(False)
         return Trainee(styled, tending)
 
     def optimisers(self, model: nn.Module) -> dict[str, Optimiser]:
@@ -176,9 +205,15 @@ class Styling(Recipe):
         features, more = self._features(model, x, figures)
         if self.prefixes:
             features = self._shortened(styled, features)
+        if styled.config.drawn_codes:
+            named = _named_wrongly(styled, features, x, batch.get("weight"), figures)
+            return Loss(named + more, figures)
         back = styled.decode(features).float()
         difference = back - x
-        pixels = difference.square().mean() if self.pixels == "squared" else difference.abs().mean()
+        each = difference.square() if self.pixels == "squared" else difference.abs()
+        if "weight" in batch:
+            each = each * batch["weight"]
+        pixels = each.mean()
         total = self.pixel_weight * pixels + more
         figures["pixel_difference"] = pixels.detach()
         if self.perceptual_weight:
@@ -193,6 +228,8 @@ class Styling(Recipe):
     ) -> tuple[Tensor, Tensor]:
         """What is decoded, and what the loss has of the latents themselves."""
         styled, nothing = model.styled, x.new_zeros(())
+        if self.codebook == "fsq":
+            return styled.quantise(styled.features(x))[1], nothing
         if model.tending is None and not styled.codes:
             return self._noisy(styled, x, figures)
         if model.tending is None:
@@ -238,6 +275,32 @@ class Styling(Recipe):
         kept[round(self.prefixes * count) :] = length
         behind = (torch.arange(length) >= kept).to(features.device)
         return torch.where(behind[..., None], styled.standing_in().to(features.dtype), features)
+
+
+def _named_wrongly(
+    styled: StyledVq,
+    features: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    figures: dict[str, Tensor | float],
+) -> Tensor:
+    """Cross entropy of the drawer's codes of a picture, as TiTok's first stage has it.
+
+    A code counts as much as its pixels do in the mean.
+    """
+    drawer: Any = styled.drawer
+    with torch.no_grad():
+        ids = drawer.encode(drawer.normalise(styled.denormalise(x)))
+    logits = styled.named(features).float().flatten(2)
+    figures["codes_named"] = (logits.detach().argmax(1) == ids).float().mean()
+    wrong = F.cross_entropy(logits, ids, reduction="none")
+    if weight is not None:
+        wrong = wrong * F.avg_pool2d(weight, styled.config.patch_size).flatten(1)
+    return wrong.mean()
+
+
+def _codes_of(factor: int | None) -> str:
+    return "tokens without places" if factor is None else f"one code for {factor} x {factor} pixels"
 
 
 @lru_cache(maxsize=1)

@@ -118,6 +118,7 @@ KINDS: dict[str, Kind] = {
         refuses=styled_vq.refuse_kin,
         adopt=styled_vq.adopt,
         hashed=styled_vq.decisive,
+        parts=styled_vq.PARTS,
     ),
     "titok": Kind(
         model=titok_model.TiTok,

@@ -11,6 +11,7 @@ of the validation split: how good their reconstructions are in the object's box.
 of reconstructions is left to the evaluation: it selects nothing.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,7 +49,7 @@ class OchreStyled(scenes.OfScenes, Styling):
     best: ClassVar[str | None] = "+validation_psnr_of_object"
 
     model: str = setting("", "begin with these weights; behind their codes, if they have any")
-    codes: int = setting(4096, "of the codebook")
+    codes: int = setting(4096, "of the codebook; those of fsq follow from --levels")
     steps: int = restated("steps", 12_000)
     warmup_steps: int = restated("warmup_steps", 300)
     cooldown_steps: int = restated("cooldown_steps", 4000)
@@ -63,12 +64,9 @@ class OchreStyled(scenes.OfScenes, Styling):
     def build(self) -> nn.Module:
         """A small Styled VAE-VQ."""
         if self.model:
-            found = pretrained(self.model)
-            styled = StyledVq(found.config)
-            styled.load_state_dict(found.state_dict())
-            return self.trainee(styled, fresh=False)
+            return self.trainee(copy.deepcopy(pretrained(self.model)), fresh=False)
         codes = self.codes if self.codebook == "average" else 0
-        return self.trainee(StyledVq(replace(SMALL, codes=codes)), fresh=True)
+        return self.trainee(self.drafted(replace(SMALL, codes=codes)), fresh=True)
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:

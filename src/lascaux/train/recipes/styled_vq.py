@@ -8,12 +8,14 @@
 DATA is whatever `lascaux data info` reads; captions are not needed. After Styled_vae_vq (De Hu Li
 2024): stage one learns encoder and decoder without codes, `lascaux codebook` makes these by
 k-means, and of a model that has them the decoder is trained on, behind its codes. With --codebook
-average the codes are learnt at once. Differences are measured by the stages of the embedded
-ochre-clip, or by LPIPS (--perceptual lpips-vgg16, downloaded once).
+average the codes are learnt at once, with --codebook fsq without a codebook; with --predicts tokens
+the decoder learns the codes of a VQGAN instead of pixels. Differences are measured by the stages of
+the embedded ochre-clip, or by LPIPS (--perceptual lpips-vgg16, downloaded once).
 
 A part of the records is kept aside; on it the reconstructions and the use of codes are measured.
 """
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -22,7 +24,7 @@ import torch
 from torch import nn
 
 from lascaux.errors import BadInput
-from lascaux.models.styled_vq import VARIANTS, StyledVq, StyledVqConfig
+from lascaux.models.styled_vq import VARIANTS, StyledVqConfig
 from lascaux.train.pictures import Pictured
 from lascaux.train.recipe import Sample, restated, setting
 from lascaux.train.reconstructions import psnr, side_by_side
@@ -67,7 +69,8 @@ class StyledVqTraining(Pictured, Styling):
         if (self.codebook == "average") is not bool(self.codes > 0):
             raise BadInput(
                 f"--codes {self.codes} --codebook {self.codebook}: codes are learnt at once by "
-                "--codebook average and a number of --codes, or made later by `lascaux codebook`"
+                "--codebook average and a number of --codes, or by --codebook fsq as many as "
+                "--levels make; or made later by `lascaux codebook`"
             )
 
     @property
@@ -88,10 +91,11 @@ class StyledVqTraining(Pictured, Styling):
         Raises:
             BadInput: the model is none that can be trained.
         """
-        styled = StyledVq(replace(self._config(), image_size=self.side))
+        side = self.side  # the model's, or none that it takes is refused here
         if self.model:
-            styled.load_state_dict(pretrained(self.model).state_dict())
-        return self.trainee(styled, fresh=not self.model)
+            return self.trainee(copy.deepcopy(pretrained(self.model)), fresh=False)
+        styled = self.drafted(replace(self._config(), image_size=side))
+        return self.trainee(styled, fresh=True)
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:

@@ -15,8 +15,10 @@ from torch import Tensor
 from lascaux.errors import Unsupported, WrongKeys
 from lascaux.models.styled_vq import StyledVqConfig
 from lascaux.weights.keymap import Rule, listed, translate
+from lascaux.weights.parts import Composite
 from lascaux.weights.published import Adopted, Published
 
+PARTS = ("drawer",)
 _OURS = ("encoder.queries", "mixture", "decoder.widen.weight")
 # Misspelt as published. The last came with the second version.
 _MARKS = ("query_embedding", "resblocks_exper.0.layers.0.c_fc.weight", "afer_progject.weight", "V2")
@@ -124,7 +126,8 @@ def rules(attributes: int = 36) -> tuple[Rule, ...]:
 
 def decisive(config: StyledVqConfig) -> str:
     """What of a config changes answers and leaves shapes as they are."""
-    return f"{config.heads} {config.heads_of_decoder} {config.quantised} {config.distance}"
+    told = f"{config.heads} {config.heads_of_decoder} {config.quantised} {config.distance}"
+    return f"{told} {config.levels}" if config.levels else told
 
 
 def recognises(keys: Collection[str]) -> bool:
@@ -170,6 +173,8 @@ def adopt(found: Published) -> Adopted:
         )
     state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
     _require_square(state.get("V2"), source)
+    if isinstance(config, Composite):
+        config = config.own
     if config is None:
         config = config_from_shapes(state, source=source)
     table = rules(config.attributes)
