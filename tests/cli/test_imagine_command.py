@@ -163,19 +163,11 @@ def test_bad_input_is_told_and_writes_nothing(imagine, words, code, message):
     assert list(Path("out").iterdir() if Path("out").exists() else []) == []
 
 
-def test_without_a_model_it_is_the_embedded_one_and_that_repeats(imagine):
-    code, out, _ = imagine("a cat on a red background", "--n", "2", model=None)
-    assert code == 0
-    written = sorted(Path("out").glob("a-cat*.png"))
-    assert [str(path) for path in written] == out.split()
-    code, _, _ = imagine("--from", written[0], model=None, out="again")
-    assert code == 0
-    with Image.open(written[0]) as first, Image.open(Path("again") / written[0].name) as again:
-        assert first.size == (64, 64)
-        assert first.tobytes() == again.tobytes()
-
-
-def test_the_folder_must_be_none_of_a_file(imagine):
+def test_a_model_is_required_and_the_folder_must_be_none_of_a_file(imagine):
+    code, _, err = imagine("a", model=None)
+    assert code == 2
+    assert "by --model" in err
+    assert "none is embedded yet" in err
     code, _, err = imagine("a", out="photo.png")
     assert code == 2
     assert "--out photo.png: expected a folder" in err

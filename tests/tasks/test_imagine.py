@@ -368,6 +368,8 @@ def test_models_that_do_not_belong_together_are_refused():
     dalle.tokenizer = None
     with pytest.raises(BadInput, match="no text tokeniser"):
         Imaginer(dalle)
+    with pytest.raises(BadInput, match="no model is named"):
+        Imaginer.from_options(ImagineOptions())
 
 
 @each

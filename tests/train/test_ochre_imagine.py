@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import lascaux
+from lascaux.errors import BadInput
 from lascaux.models.clip_gen import ClipGen
 from lascaux.tasks.imagine import Imaginer
 from lascaux.tasks.options import ImagineOptions
@@ -47,6 +48,10 @@ def test_a_stopped_run_ends_with_the_same_bits_and_writes_pictures(tmp_path: Pat
     assert (model.config.tokeniser, model.config.clip) == ("ochre-vq", "ochre-clip")
     (picture,) = Imaginer(model).imagine("a cat on a red background", options=ImagineOptions())
     assert picture.image.size == (64, 64)
+    on = recipe(model=str(tmp_path / "whole" / "model")).build().state_dict()
+    assert all(torch.equal(on[key], weight) for key, weight in model.state_dict().items())
+    with pytest.raises(BadInput, match="expected what this recipe trains"):
+        recipe(model="ochre-clip").build()
     shown = wanted.samples(model)
     assert {sample.picture.size for sample in shown} == {(128, 64)}
 

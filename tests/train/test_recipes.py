@@ -1,9 +1,12 @@
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import lascaux
+from lascaux.cli.train import RECIPES, settings_of
 from lascaux.data.world import BACKGROUNDS, objects
 from lascaux.data.world.objects import digit_scans
 from lascaux.errors import BadInput
@@ -155,3 +158,15 @@ def test_a_model_that_knows_nothing_is_exported_without_a_calibration(tmp_path, 
     recipe.export(recipe.build().eval(), tmp_path / "model", {"validation_object": 0.0})
     assert lascaux.load(tmp_path / "model").config.calibration is None
     assert "without a calibration" in caplog.text
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_a_recipe_or_a_class_before_it_restates_holds(name: str):
+    recipe = settings_of(name)
+    defaults = {field.name: field.default for field in fields(recipe)}
+    for field, default in defaults.items():
+        owner = next(
+            each for each in recipe.__mro__ if field in vars(each).get("__annotations__", {})
+        )
+        stated = owner.__dataclass_fields__[field].default  # pyright: ignore[reportAttributeAccessIssue]
+        assert default == stated, f"{field} is stated by {owner.__name__}"

@@ -59,7 +59,7 @@ their statistics (.safetensors, .npz). docs/measures.md says what the figure mea
 
 _IMAGINE_EXAMPLES = """\
 examples:
-  lascaux evaluate imagine --model ochre-imagine runs/dalle-0/model --sheet both.png
+  lascaux evaluate imagine --model runs/ochre-imagine-0/model runs/ochre-dalle-0/model
   lascaux evaluate imagine --model clip-gen-coco --clip ViT-B/32 \\
       --prompts sentences.txt --reference val2014/ --out coco.json
 
@@ -293,6 +293,8 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
 
 def _imagine(arguments: argparse.Namespace) -> int:
     options = options_from(arguments, EvaluateImagineOptions)
+    if not options.model:
+        raise WrongUse("name CLIP-GENs or DALL-Es by --model; none is embedded yet")
     for flag in ("out", "sheet"):
         require_file(flag, getattr(arguments, flag))
     from lascaux.evaluate.imagine import Comparison

@@ -70,6 +70,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.repeated is not None:
         _require_repeat(arguments, options)
         return _repeat(arguments, options, made_folder(arguments.out))
+    if options.model is None:
+        raise WrongUse(
+            "name a CLIP-GEN or a DALL-E by --model (`lascaux models`); none is embedded yet"
+        )
     folder = made_folder(arguments.out)
     from lascaux.tasks.imagine import Imaginer
 

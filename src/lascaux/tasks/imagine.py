@@ -40,8 +40,6 @@ from lascaux.weights.fingerprint import weights_hash
 
 _SHOWN = 12  # digits of a hash in a message
 
-DEFAULT = "ochre-imagine"  # where no model is named
-
 Stop = Callable[[], bool]
 
 
@@ -64,8 +62,8 @@ class _Job:
 class Imaginer:
     """Makes pictures with a CLIP-GEN or a DALL-E.
 
-        imaginer = Imaginer()  # ochre-imagine; or Imaginer("clip-gen-coco")
-        for picture in imaginer.imagine("a red apple in a blue room"):
+        imaginer = Imaginer("clip-gen-coco")
+        for picture in imaginer.imagine("a red apple on a blue table"):
             picture.image.save("apple.png")
 
     A picture depends on its seed, and not on how many are made with it.
@@ -78,7 +76,7 @@ class Imaginer:
 
     def __init__(
         self,
-        model: str | Path | nn.Module = DEFAULT,
+        model: str | Path | nn.Module,
         *,
         tokeniser: str | Path | nn.Module | None = None,
         clip: str | Path | Clip | None = None,
@@ -135,10 +133,12 @@ class Imaginer:
         """The imaginer that options describe.
 
         Raises:
-            BadInput, Unsupported, WeightsError: as the constructor.
+            BadInput: they name no model; and as the constructor.
         """
+        if options.model is None:
+            raise BadInput("no model is named, and none is embedded yet; name a CLIP-GEN or DALL-E")
         return cls(
-            options.model or DEFAULT,
+            options.model,
             tokeniser=options.tokeniser,
             clip=options.clip,
             rerank=options.rerank,

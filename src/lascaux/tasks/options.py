@@ -355,8 +355,8 @@ class ImagineOptions:
     model: str | None = field(
         default=None,
         metadata={
-            "help": "a CLIP-GEN or a DALL-E: a name (`lascaux models`), a folder or a hub id; if "
-            "not given, ochre-imagine, and with --from the one that its file names"
+            "help": "a CLIP-GEN or a DALL-E: a name (`lascaux models`), a folder or a hub id; "
+            "required for now but with --from, since none is embedded yet"
         },
     )
     n: int = field(default=1, metadata={"help": "pictures made of each sentence or picture"})

@@ -17,14 +17,15 @@ from lascaux.errors import BadInput
 from lascaux.images.augment import Augmentation
 from lascaux.images.preprocess import Preprocessing
 from lascaux.train.aside import trained_on, validated_on
-from lascaux.train.recipe import Part, Recipe, setting
+from lascaux.train.mixin import Beside
+from lascaux.train.recipe import Part, setting
 from lascaux.train.records import loaded, source_of
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictured(Recipe):
+class Pictured(Beside):
     """Settings of where pictures come from; batches have "picture", uint8 RGB, square."""
 
     data: str = setting("", "pictures: a folder, table, COCO, tars, Parquet")

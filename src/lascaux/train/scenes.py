@@ -17,7 +17,8 @@ from lascaux.data.world.scene import Scene, draw_map
 from lascaux.errors import BadInput
 from lascaux.nn.linear import settled
 from lascaux.tasks.tokenisers import ImageTokeniser
-from lascaux.train.recipe import Part, Precision, Recipe, Share, restated, setting
+from lascaux.train.mixin import Beside
+from lascaux.train.recipe import Part, Precision, Share, restated, setting
 from lascaux.train.reconstructions import psnr
 
 _VALIDATED = 256  # scenes
@@ -25,7 +26,7 @@ _SEED = 79  # of them
 
 
 @dataclass(frozen=True, kw_only=True)
-class OfScenes(Recipe):
+class OfScenes(Beside):
     """Settings of runs on scenes of the train split, which are drawn and weighed."""
 
     things_weight: float = setting(6.0, "of pixels of things, beside 1 of backgrounds")

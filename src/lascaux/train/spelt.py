@@ -19,7 +19,8 @@ from lascaux.tasks.answerers import Answerer
 from lascaux.tasks.options import PrepareOptions
 from lascaux.tasks.prepare import prepare
 from lascaux.train.aside import trained_on
-from lascaux.train.recipe import Part, Progress, Recipe, restated, setting
+from lascaux.train.mixin import Beside
+from lascaux.train.recipe import Part, Progress, restated, setting
 from lascaux.train.records import loaded, source_of
 from lascaux.train.schedules import Schedule
 
@@ -29,7 +30,7 @@ TOKENS = "tokens"  # folder of the codes, within the run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spelt(Recipe):
+class Spelt(Beside):
     """Settings of what is written; and how it is prepared and fed.
 
     Attributes:

@@ -6,6 +6,11 @@ A CLIP-GEN (Wang et al. 2022, arXiv:2203.00386) of ochre-vq's codes after ochre-
 Scenes of the train split, drawn as they are needed, so that none comes twice; no caption is read.
 What ochre-clip learnt from captions is all that is known of language.
 
+Cost: 20,000 steps of 64 pictures at one and a half seconds of a core, eight hours. After 2,250
+steps (--steps 2250 --cooldown-steps 700) validation stood at 3.09 nats a
+code, 3.19 after captions; on the test split the judge saw the right background in 99.8 % of the
+pictures, and the right object in 0.6 %, 2.6 % for the best of eight: colours without shapes yet.
+
 Validation is on scenes of the validation split: the loss after embeddings of the pictures, by which
 the best weights are chosen, and beside it the loss of the same codes after embeddings of captions,
 which says whether sentences serve as well.
@@ -23,13 +28,14 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from lascaux.data.world.language import caption
+from lascaux.errors import BadInput
 from lascaux.models.clip_gen import ClipGen, ClipGenConfig
 from lascaux.tasks.answerers import clip_embeddings, token_ids
 from lascaux.tasks.features import text_features
 from lascaux.train import scenes
 from lascaux.train.clip_gen import Answers, Writing, card, clip_of, code_count, tokeniser_of
 from lascaux.train.recipe import Loss, Moment, Part, Precision, Sample, Share, restated, setting
-from lascaux.weights.load import save
+from lascaux.weights.load import load, save
 
 _CAPTION_SEED = 80  # of the validation scenes' wordings
 
@@ -45,6 +51,7 @@ class OchreImagine(Writing):
 
     tokeniser: str = setting("ochre-vq", "whose codes are written: a name, folder or hub id")
     clip: str = setting("ochre-clip", "whose embeddings they are written from")
+    model: str = setting("", "begin with these weights: a folder or name")
     seed: int = restated("seed", 3)
     steps: int = restated("steps", 20_000)
     batch_size: int = restated("batch_size", 64)
@@ -53,22 +60,24 @@ class OchreImagine(Writing):
     cooldown_steps: int = restated("cooldown_steps", 5000)
     learning_rate: float = restated("learning_rate", 2e-3)
     optimiser: Literal["adamw", "muon"] = restated("optimiser", "muon", Writing)
-    embedding_noise: float = restated("embedding_noise", 0.5, Writing)
+    embedding_noise: float = restated("embedding_noise", 0.75, Writing)
     averaging: float = restated("averaging", 0.998)
 
     def build(self) -> nn.Module:
         """A small CLIP-GEN, as long as the tokeniser's pictures are."""
         tokeniser = tokeniser_of(self.tokeniser)
-        return ClipGen(
-            replace(
-                OCHRE,
-                codes=tokeniser.codes,
-                length=code_count(tokeniser),
-                embedding_width=clip_of(self.clip).config.embed_width,
-                clip=self.clip,
-                tokeniser=self.tokeniser,
-            )
+        config = replace(
+            OCHRE,
+            codes=tokeniser.codes,
+            length=code_count(tokeniser),
+            embedding_width=clip_of(self.clip).config.embed_width,
+            clip=self.clip,
+            tokeniser=self.tokeniser,
         )
+        model = ClipGen(config)
+        if self.model:
+            model.load_state_dict(_pretrained(self.model, config).state_dict())
+        return model
 
     def feed(self, part: Part) -> Iterator[dict[str, Tensor]]:
         """Micro-batches that are drawn."""
@@ -128,3 +137,11 @@ def _aside(recipe: OchreImagine) -> tuple[Answers, Answers]:
     said = [caption(scene, rng) for scene in shown.scenes]
     of_said = text_features(clip_of(recipe.clip), said)
     return Answers(tokens, embeddings), Answers(tokens, of_said)
+
+
+@lru_cache(maxsize=1)
+def _pretrained(name: str, config: ClipGenConfig) -> ClipGen:
+    found = load(name)
+    if not isinstance(found, ClipGen) or found.config != config:
+        raise BadInput(f"--model {name}: expected what this recipe trains, by the same settings")
+    return found
