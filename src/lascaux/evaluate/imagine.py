@@ -15,7 +15,6 @@ CLIP is told beside it.
 """
 
 import io
-import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -70,13 +69,13 @@ class Made:
         pictures: of each sentence, as many as candidates.
         scores: the CLIP's cosine of each with its sentence.
         seconds: that making them took, for one picture.
-        mebibytes: the most memory that was in use.
+        mebibytes: the most memory that was in use; None where the system does not tell.
     """
 
     pictures: list[list[Image.Image]]
     scores: list[list[float]]
     seconds: float
-    mebibytes: float
+    mebibytes: float | None
 
     @property
     def first(self) -> list[Image.Image]:
@@ -172,7 +171,8 @@ class Comparison:
                 note += f"; no more pictures than the {width} features, so it says little"
             yield Figure(f"one: {called}", distance, count, "", note)
         yield Figure("seconds for a picture", made.seconds, count * each, "s", f"{each} at once")
-        yield Figure("most memory of the process", made.mebibytes, 1, "MiB")
+        if made.mebibytes is not None:
+            yield Figure("most memory of the process", made.mebibytes, 1, "MiB")
 
     def _judged(self, pictures: Sequence[Image.Image]) -> dict[str, list[bool]]:
         judge = load("ochre-judge")
@@ -259,9 +259,13 @@ def _encoded(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _most_memory(device: str) -> float:
+def _most_memory(device: str) -> float | None:
     """MiB: of a GPU what torch has allocated at most, else what the process has had at most."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (2**20 if sys.platform == "darwin" else 2**10)
