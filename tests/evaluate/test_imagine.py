@@ -104,6 +104,10 @@ def test_sentences_of_ones_own_are_measured_without_judge(model: ClipGen, tmp_pa
     options = few(prompts=str(prompts), reference=str(photos), features="ochre-clip")
     report, _ = Comparison(options).evaluate(model)
     assert named(report)["one: Fréchet distance of ochre-clip features"] > 0
+    assert report.details["failures"] == []
+    (photos / "broken.png").write_bytes(b"no picture")
+    (failure,) = Comparison(options).evaluate(model)[0].details["failures"]
+    assert failure["source"].endswith("broken.png")
 
 
 def test_files_without_sentences_are_refused(tmp_path: Path):

@@ -15,7 +15,7 @@ from lascaux.data.world.sampling import pairs
 from lascaux.errors import BadInput
 from lascaux.models.dalle import Dalle, DalleConfig
 from lascaux.models.vqgan import VqGan
-from lascaux.train import clip_gen as shared
+from lascaux.train import codes as shared
 from lascaux.train import records
 from lascaux.train.checkpoint import latest
 from lascaux.train.loop import train

@@ -19,7 +19,7 @@ from lascaux.images.preprocess import Preprocessing
 from lascaux.models.taming_transformer import TamingTransformer, TamingTransformerConfig
 from lascaux.models.vqgan import VqGan
 from lascaux.tasks import Painter
-from lascaux.train import clip_gen as shared
+from lascaux.train import codes as shared
 from lascaux.train import records
 from lascaux.train.checkpoint import latest
 from lascaux.train.loop import train

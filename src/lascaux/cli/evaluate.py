@@ -327,7 +327,9 @@ def _imagine(arguments: argparse.Namespace) -> int:
         names = [report.model for report in reports]
         _draw_sheet(shown, comparison.wanted.sentences, names, arguments.sheet)
         say(f"wrote {arguments.sheet}")
-    return 0 if len(reports) == len(options.model) else 1
+    for source, reason in comparison.unread.items():
+        say(f"left out {source}: {reason}")
+    return 1 if comparison.unread or len(reports) < len(options.model) else 0
 
 
 def _draw_sheet(

@@ -109,6 +109,7 @@ class Comparison:
         self._sentences = text_features(self.clip, self.wanted.sentences)
         self._extractor: Extractor | None = None
         self._true: Statistics | None = None
+        self.unread: dict[str, str] = {}  # of the true pictures, and why
         if self.wanted.scenes or options.reference is not None:
             features = options.features or ("ochre-clip" if self.wanted.scenes else "inception-fid")
             self._extractor = extractor(features, device=options.device)
@@ -130,7 +131,16 @@ class Comparison:
         made = self._made(imaginer)
         name = imaginer.name or type(imaginer.writer.model).__name__
         figures = tuple(self._figures(made))
-        return Report("imagine", name, imaginer.weights, self._settings(), figures), made
+        failures = [{"source": key, "reason": reason} for key, reason in self.unread.items()]
+        report = Report(
+            "imagine",
+            name,
+            imaginer.weights,
+            self._settings(),
+            figures,
+            details={"failures": failures},
+        )
+        return report, made
 
     def _made(self, imaginer: Imaginer) -> Made:
         options, count = self.options, len(self.wanted.sentences)
@@ -184,7 +194,8 @@ class Comparison:
             source = open_source(self.options.reference)
             say = self._progress
             told = None if say is None else lambda done, total: say("true pictures", done, total)
-            return statistics_of(source, how, progress=told)[0]
+            found, self.unread = statistics_of(source, how, progress=told)
+            return found
         rng = np.random.Generator(np.random.PCG64([_REFERENCE_SEED]))
         count = max(len(self.wanted.sentences), 2 * how.width)
         scenes = (sample(rng, "test", "single", digits=True) for _ in range(count))

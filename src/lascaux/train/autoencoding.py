@@ -18,6 +18,7 @@ from lascaux.errors import BadInput
 from lascaux.models.patch_discriminator import PatchDiscriminator, PatchDiscriminatorConfig
 from lascaux.models.vqgan import VqGan
 from lascaux.train.adversarial import AdversarialOptions, discriminator_terms, generator_terms
+from lascaux.train.cards import card_of
 from lascaux.train.codebook import Tending, from_white
 from lascaux.train.optimisers import Group, Optimiser, decayed_and_plain
 from lascaux.train.perceptual import perceptual_distance
@@ -292,24 +293,6 @@ def _risen(step: int, steps: int) -> float:
 
 def card(name: str, begun: str, recipe: Autoencoding, figures: dict[str, float]) -> str:
     """Markdown of a trained VQGAN."""
-    measured = "\n".join(f"| {name} | {value:.4f} |" for name, value in figures.items())
-    return _CARD.format(
-        name=name, begun=begun, steps=recipe.steps, size=recipe.batch_size, measured=measured
-    )
-
-
-_CARD = """\
----
-library_name: lascaux
-tags:
-- vqgan
----
-
-# A VQGAN trained by the recipe `{name}` of Lascaux
-
-From {begun}, {steps} steps of {size} pictures.
-
-| on pictures kept aside | |
-|---|---|
-{measured}
-"""
+    title = f"A VQGAN trained by the recipe `{name}` of Lascaux"
+    said = f"From {begun}, {recipe.steps} steps of {recipe.batch_size} pictures."
+    return card_of("vqgan", title, said, figures)

@@ -13,22 +13,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int, UInt8
-from PIL import Image
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput
 from lascaux.generate.sampling import Sampling
 from lascaux.generate.tokens import begin, write
-from lascaux.images.preprocess import Preprocessing, normalise, to_square
+from lascaux.images.preprocess import normalise
 from lascaux.models.clip import Clip
 from lascaux.models.clip_gen import ClipGen, embedding_loss
-from lascaux.nn.grid import Grid
-from lascaux.tasks.tokenisers import ImageTokeniser, image_tokeniser
+from lascaux.train.cards import card_of
+from lascaux.train.codes import grid_of, pages_of, tokeniser_of
 from lascaux.train.optimisers import Optimiser, decayed_and_plain, within_blocks
 from lascaux.train.recipe import Loss, Moment, Recipe, Sample, precise, restated, setting
 from lascaux.weights.load import load
@@ -107,10 +105,8 @@ class Writing(Recipe):
         sampling = Sampling(top_k=min(_TOP_K, model.codes))
         seeds = range(len(tokens))
         *_, last = write(model, beginning, tokens.shape[1], sampling=sampling, seeds=seeds)
-        grid = grid_of(tokeniser)
-        pages = torch.cat([tokeniser.decode(ids.cpu(), grid) for ids in (tokens, last.ids)], dim=3)
-        pages = (pages * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        return [Sample(Image.fromarray(page), f"seed {seed}") for seed, page in enumerate(pages)]
+        pages = pages_of(tokeniser, tokens, last.ids)
+        return [Sample(page, f"seed {seed}") for seed, page in enumerate(pages)]
 
     def _noisy(self, embeddings: Float[Tensor, "b e"]) -> Float[Tensor, "b e"]:
         """Embeddings of unit length again, turned by chance."""
@@ -147,35 +143,6 @@ class Writing(Recipe):
         )
 
 
-def code_count(tokeniser: ImageTokeniser) -> int:
-    """Codes of a picture of the tokeniser's own size."""
-    grid = grid_of(tokeniser)
-    if grid is not None:
-        return grid[0] * grid[1]
-    assert tokeniser.length is not None
-    return tokeniser.length
-
-
-def grid_of(tokeniser: ImageTokeniser) -> Grid | None:
-    """Rows and columns of a picture's codes."""
-    size = tokeniser.preprocessing.size
-    return tokeniser.grid(size, size)
-
-
-def square(image: Image.Image, how: Preprocessing) -> UInt8[Tensor, "1 3 y x"]:
-    """A picture as a model takes it."""
-    pixels = torch.from_numpy(np.asarray(to_square(image, how)).copy())
-    return rearrange(pixels, "y x c -> 1 c y x")
-
-
-@lru_cache(maxsize=2)
-def tokeniser_of(name: str) -> ImageTokeniser:
-    """The tokeniser of a name, which is not trained."""
-    found = image_tokeniser(name)
-    found.model.requires_grad_(False)
-    return found
-
-
 @lru_cache(maxsize=2)
 def clip_of(name: str) -> Clip:
     """The CLIP of a name, which is not trained.
@@ -191,22 +158,6 @@ def clip_of(name: str) -> Clip:
 
 def card(name: str, recipe: Writing, figures: dict[str, float]) -> str:
     """Markdown of a trained model."""
-    measured = "\n".join(f"| {name} | {value:.4f} |" for name, value in figures.items())
-    return _CARD.format(name=name, steps=recipe.steps, size=recipe.batch_size, measured=measured)
-
-
-_CARD = """\
----
-library_name: lascaux
-tags:
-- clip-gen
----
-
-# A CLIP-GEN trained by the recipe `{name}` of Lascaux
-
-{steps} steps of {size} pictures; no caption was seen.
-
-| on pictures kept aside | |
-|---|---|
-{measured}
-"""
+    title = f"A CLIP-GEN trained by the recipe `{name}` of Lascaux"
+    said = f"{recipe.steps} steps of {recipe.batch_size} pictures; no caption was seen."
+    return card_of("clip-gen", title, said, figures)

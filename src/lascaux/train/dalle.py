@@ -10,7 +10,6 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Int
-from PIL import Image
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput
@@ -18,7 +17,8 @@ from lascaux.generate.sampling import Sampling
 from lascaux.generate.tokens import begin, write
 from lascaux.models.dalle import Dalle
 from lascaux.tasks.tokenisers import ImageTokeniser
-from lascaux.train.clip_gen import grid_of, tokeniser_of
+from lascaux.train.cards import card_of
+from lascaux.train.codes import grid_of, pages_of, tokeniser_of
 from lascaux.train.optimisers import Optimiser, decayed_and_plain, within_blocks
 from lascaux.train.recipe import Loss, Moment, Recipe, Sample, restated, setting
 
@@ -106,11 +106,9 @@ class Painting(Recipe):
         sampling = Sampling(top_k=model.config.top_k(_THRESHOLD))
         seeds = range(len(text))
         *_, last = write(model, beginning, tokens.shape[1], sampling=sampling, seeds=seeds)
-        grid = grid_of(tokeniser)
-        pages = torch.cat([tokeniser.decode(ids.cpu(), grid) for ids in (tokens, last.ids)], dim=3)
-        pages = (pages * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        pages = pages_of(tokeniser, tokens, last.ids)
         return [
-            Sample(Image.fromarray(page), caption)
+            Sample(page, caption)
             for page, caption in zip(pages, aside.captions[:_SHOWN], strict=True)
         ]
 
@@ -133,23 +131,9 @@ def side_of(tokeniser: ImageTokeniser) -> int:
 
 def card(name: str, recipe: Painting, figures: dict[str, float]) -> str:
     """Markdown of a trained model."""
-    measured = "\n".join(f"| {name} | {value:.4f} |" for name, value in figures.items())
-    return _CARD.format(name=name, steps=recipe.steps, size=recipe.batch_size, measured=measured)
-
-
-_CARD = """\
----
-library_name: lascaux
-pipeline_tag: text-to-image
-tags:
-- dalle
----
-
-# A DALL-E trained by the recipe `{name}` of Lascaux
-
-{steps} steps of {size} pictures with their captions. Losses are in nats a token.
-
-| on pictures kept aside | |
-|---|---|
-{measured}
-"""
+    title = f"A DALL-E trained by the recipe `{name}` of Lascaux"
+    said = (
+        f"{recipe.steps} steps of {recipe.batch_size} pictures with their captions. Losses are in "
+        "nats a token."
+    )
+    return card_of("dalle", title, said, figures, more="pipeline_tag: text-to-image\n")

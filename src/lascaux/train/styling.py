@@ -24,6 +24,7 @@ from lascaux.errors import BadInput
 from lascaux.models.styled_vq import StyledVq, StyledVqConfig
 from lascaux.nn.quantise import rotated_through, straight_through
 from lascaux.tasks.tokenisers import image_tokeniser
+from lascaux.train.cards import card_of
 from lascaux.train.codebook import Tending
 from lascaux.train.optimisers import Optimiser, decayed_and_plain, within_blocks
 from lascaux.train.perceptual import perceptual_distance
@@ -361,24 +362,6 @@ def reconstructed(
 
 def card(name: str, begun: str, recipe: Styling, figures: dict[str, float]) -> str:
     """Markdown of a trained model."""
-    measured = "\n".join(f"| {name} | {value:.4f} |" for name, value in figures.items())
-    return _CARD.format(
-        name=name, begun=begun, steps=recipe.steps, size=recipe.batch_size, measured=measured
-    )
-
-
-_CARD = """\
----
-library_name: lascaux
-tags:
-- styled-vq
----
-
-# A Styled VAE-VQ trained by the recipe `{name}` of Lascaux
-
-From {begun}, {steps} steps of {size} pictures.
-
-| on pictures kept aside | |
-|---|---|
-{measured}
-"""
+    title = f"A Styled VAE-VQ trained by the recipe `{name}` of Lascaux"
+    said = f"From {begun}, {recipe.steps} steps of {recipe.batch_size} pictures."
+    return card_of("styled-vq", title, said, figures)

@@ -21,7 +21,8 @@ from lascaux.nn.grid import Grid
 from lascaux.nn.orders import ORDERS
 from lascaux.tasks.options import PaintOptions
 from lascaux.tasks.paint import Painter
-from lascaux.train.clip_gen import tokeniser_of
+from lascaux.train.cards import card_of
+from lascaux.train.codes import tokeniser_of
 from lascaux.train.optimisers import Group, Optimiser, within_blocks
 from lascaux.train.recipe import Loss, Moment, Recipe, restated, setting
 from lascaux.weights.load import build
@@ -158,22 +159,6 @@ def in_order(order: str, grid: Grid) -> dict[str, Any]:
 
 def card(name: str, recipe: Painting, figures: dict[str, float]) -> str:
     """Markdown of a trained model."""
-    measured = "\n".join(f"| {name} | {value:.4f} |" for name, value in figures.items())
-    return _CARD.format(name=name, steps=recipe.steps, size=recipe.batch_size, measured=measured)
-
-
-_CARD = """\
----
-library_name: lascaux
-tags:
-- taming_transformer
----
-
-# A taming transformer trained by the recipe `{name}` of Lascaux
-
-{steps} steps of {size} pictures.
-
-| on pictures kept aside | |
-|---|---|
-{measured}
-"""
+    title = f"A taming transformer trained by the recipe `{name}` of Lascaux"
+    said = f"{recipe.steps} steps of {recipe.batch_size} pictures."
+    return card_of("taming_transformer", title, said, figures)

@@ -31,15 +31,8 @@ from lascaux.errors import BadInput
 from lascaux.models.clip_gen import VARIANTS, ClipGen, ClipGenConfig
 from lascaux.tasks.answerers import Answerer, clip_embeddings, token_ids
 from lascaux.train.aside import validated_on
-from lascaux.train.clip_gen import (
-    Answers,
-    Writing,
-    card,
-    clip_of,
-    code_count,
-    square,
-    tokeniser_of,
-)
+from lascaux.train.clip_gen import Answers, Writing, card, clip_of
+from lascaux.train.codes import code_count, square, tokeniser_of
 from lascaux.train.recipe import Sample, setting
 from lascaux.train.spelt import TOKENS, Spelt
 from lascaux.weights.load import load, save

@@ -34,7 +34,7 @@ from lascaux.tasks.answerers import Answerer, token_ids
 from lascaux.text.captions import CaptionTokenizer, ClipPairs
 from lascaux.train.aside import trained_on, validated_on
 from lascaux.train.captions import learnt_vocabulary, named_vocabulary, require_captions
-from lascaux.train.clip_gen import square, tokeniser_of
+from lascaux.train.codes import square, tokeniser_of
 from lascaux.train.dalle import Painting, Told, card, side_of
 from lascaux.train.recipe import Sample, setting
 from lascaux.train.records import source_of

@@ -23,7 +23,7 @@ from lascaux.errors import BadInput
 from lascaux.models.dalle import Dalle, DalleConfig
 from lascaux.text.captions import CaptionTokenizer
 from lascaux.train.captions import named_vocabulary
-from lascaux.train.clip_gen import tokeniser_of
+from lascaux.train.codes import tokeniser_of
 from lascaux.train.dalle import Painting, Told, card, side_of
 from lascaux.train.recipe import Part, Precision, Sample, Share, restated, setting
 from lascaux.train.scenes import ids_of

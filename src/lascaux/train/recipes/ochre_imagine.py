@@ -33,7 +33,8 @@ from lascaux.models.clip_gen import ClipGen, ClipGenConfig
 from lascaux.tasks.answerers import clip_embeddings, token_ids
 from lascaux.tasks.features import text_features
 from lascaux.train import scenes
-from lascaux.train.clip_gen import Answers, Writing, card, clip_of, code_count, tokeniser_of
+from lascaux.train.clip_gen import Answers, Writing, card, clip_of
+from lascaux.train.codes import code_count, tokeniser_of
 from lascaux.train.recipe import Loss, Moment, Part, Precision, Sample, Share, restated, setting
 from lascaux.weights.load import load, save
 

@@ -37,7 +37,7 @@ from lascaux.models.label_patches import LabelPatches
 from lascaux.models.taming_transformer import TamingTransformer, TamingTransformerConfig
 from lascaux.tasks.tokenisers import ImageTokeniser
 from lascaux.train import scenes
-from lascaux.train.clip_gen import tokeniser_of
+from lascaux.train.codes import tokeniser_of
 from lascaux.train.label_patches import learnt_patches
 from lascaux.train.recipe import (
     Loss,

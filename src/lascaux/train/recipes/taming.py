@@ -45,7 +45,7 @@ from lascaux.models.taming_transformer import (
 )
 from lascaux.tasks.answerers import Answerer, token_ids
 from lascaux.train.aside import validated_on
-from lascaux.train.clip_gen import grid_of, square, tokeniser_of
+from lascaux.train.codes import grid_of, square, tokeniser_of
 from lascaux.train.label_patches import learnt_patches
 from lascaux.train.recipe import Loss, Moment, Sample, setting
 from lascaux.train.spelt import TOKENS, Spelt
