@@ -6,11 +6,15 @@ import torch
 from torch import Tensor
 
 import lascaux
+from lascaux.data.world.boxed import stacked
 from lascaux.errors import BadInput
 from lascaux.models.clip_gen import ClipGen
+from lascaux.tasks.answerers import clip_embeddings
 from lascaux.tasks.imagine import Imaginer
 from lascaux.tasks.options import ImagineOptions
 from lascaux.train.checkpoint import latest
+from lascaux.train.clip_gen import clip_of
+from lascaux.train.codes import tokeniser_of
 from lascaux.train.loop import train
 from lascaux.train.options import Running
 from lascaux.train.recipe import Moment, Share
@@ -29,7 +33,9 @@ def small(monkeypatch):
 
 
 def recipe(**changes) -> OchreImagine:
-    return OchreImagine(**{"steps": 4, "batch_size": 4, "warmup_steps": 1, **changes})
+    return OchreImagine(
+        **{"steps": 4, "batch_size": 4, "warmup_steps": 1, "different": 64, **changes}
+    )
 
 
 def held(folder: Path) -> dict[str, Tensor]:
@@ -56,16 +62,21 @@ def test_a_stopped_run_ends_with_the_same_bits_and_writes_pictures(tmp_path: Pat
     assert {sample.picture.size for sample in shown} == {(128, 64)}
 
 
-def test_the_loss_is_that_of_the_codes_after_the_pictures_embeddings():
+def test_the_loss_is_that_of_the_codes_after_the_pictures_embeddings(tmp_path: Path):
     wanted = recipe(embedding_noise=0.0, precision="float32")
     torch.manual_seed(0)
     model = wanted.build()
     assert isinstance(model, ClipGen)
-    batch = wanted.batch(Share(0, 0, 4))
-    assert set(batch) == {"picture"}, "no caption is read"
-    answers = wanted._answers(batch["picture"])
+    pool = wanted.pool(tmp_path)
+    batch = wanted.batch(pool, Share(0, 0, 4))
+    assert set(batch) == {"tokens", "embedding"}, "no caption is read"
+    pictures = stacked(pool.scenes([0, 1, 2, 3]))
+    tokens = tokeniser_of("ochre-vq").encode(pictures.float() / 255)
+    assert torch.equal(batch["tokens"], tokens)
+    embeddings = clip_embeddings(clip_of("ochre-clip")).answers(pictures)
+    torch.testing.assert_close(batch["embedding"], embeddings, atol=1e-5, rtol=0)
     value = wanted.loss(model, batch, Moment(0)).value
-    torch.testing.assert_close(value, model.loss(*answers))
+    torch.testing.assert_close(value, model.loss(tokens, embeddings))
 
 
 def test_the_embedded_model_fits_into_its_file():

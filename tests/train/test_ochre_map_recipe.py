@@ -10,14 +10,17 @@ from PIL import Image
 import lascaux
 from lascaux.cli.main import main
 from lascaux.data.world import BACKGROUNDS, MAP_NAMES
+from lascaux.data.world.boxed import stacked
 from lascaux.errors import WrongHash
 from lascaux.models.label_patches import LabelPatches
+from lascaux.tasks.tokenisers import image_tokeniser
 from lascaux.train.checkpoint import latest
 from lascaux.train.loop import train
 from lascaux.train.options import Running
 from lascaux.train.recipe import Share
 from lascaux.train.recipes import ochre_map
 from lascaux.train.recipes.ochre_map import OchreMap
+from lascaux.train.scenes import maps_of
 from lascaux.weights.fingerprint import weights_hash
 
 QUICK = Running(threads=1, workers=0, validate_every=6, log_every=2)
@@ -30,7 +33,7 @@ def small(monkeypatch):
     for name, value in tiny.items():
         monkeypatch.setattr(ochre_map, name, value)
     monkeypatch.setattr(ochre_map, "OCHRE", replace(ochre_map.OCHRE, layers=1, heads=2, width=16))
-    caches = (ochre_map._patches, ochre_map._kept, ochre_map._kept_tokens)
+    caches = (ochre_map._patches, ochre_map._kept)
     for each in caches:
         each.cache_clear()
     yield
@@ -48,7 +51,9 @@ def test_the_embedded_sizes_stay_below_eight_megabytes(monkeypatch):
 
 
 def test_scenes_are_painted_after_maps_of_the_world(tmp_path: Path, capsys):
-    wanted = OchreMap(steps=8, batch_size=4, warmup_steps=2, cooldown_steps=2, averaging=0.5)
+    wanted = OchreMap(
+        different=64, steps=8, batch_size=4, warmup_steps=2, cooldown_steps=2, averaging=0.5
+    )
     running = replace(QUICK, sample_every=8)
     assert train(wanted, tmp_path / "run", running)
     told = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
@@ -77,7 +82,7 @@ def test_scenes_are_painted_after_maps_of_the_world(tmp_path: Path, capsys):
 
 
 def test_a_stopped_run_ends_with_the_same_bits(tmp_path: Path):
-    wanted = OchreMap(steps=4, batch_size=2, warmup_steps=1, codes_kept=0.8)
+    wanted = OchreMap(different=64, steps=4, batch_size=2, warmup_steps=1, codes_kept=0.8)
     assert train(wanted, tmp_path / "whole", QUICK)
     assert not train(wanted, tmp_path / "parts", QUICK, stop_after=2)
     ochre_map._patches.cache_clear()
@@ -90,12 +95,16 @@ def test_a_stopped_run_ends_with_the_same_bits(tmp_path: Path):
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_a_batch_depends_on_its_share_alone_and_maps_fit_pictures():
-    first, again, other = (OchreMap().batch(Share(n, n, 3)) for n in (3, 3, 4))
-    assert torch.equal(first["picture"], again["picture"])
-    assert torch.equal(first["map"], again["map"])
-    assert not torch.equal(first["picture"], other["picture"])
-    assert first["map"].shape == (3, 64, 64)
+def test_batches_hold_the_codes_of_scenes_and_of_their_maps(tmp_path: Path):
+    wanted = OchreMap(different=64)
+    pool = wanted.pool(tmp_path)
+    batch = wanted.batch(pool, Share(1, 1, 3))
+    drawn = pool.scenes([3, 4, 5])
+    tokens = image_tokeniser("ochre-vq").encode(stacked(drawn).float() / 255)
+    assert torch.equal(batch["tokens"], tokens)
+    maps = maps_of(drawn)
+    model = wanted.build()
+    assert torch.equal(batch["condition"], model.condition_stage.encode_numbers(maps))
 
 
 def test_the_numbers_of_maps_have_names(tmp_path: Path):

@@ -1,7 +1,7 @@
-"""Scenes of the emoji world, as autoencoders are trained and validated on them, and as codes."""
+"""Scenes of the emoji world, as autoencoders are trained and validated on them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -15,8 +15,6 @@ from lascaux.data.world.boxed import SIZE, BoxedScenes, box_psnr, boxed_scenes, 
 from lascaux.data.world.sampling import crowd, sample
 from lascaux.data.world.scene import Scene, draw_map
 from lascaux.errors import BadInput
-from lascaux.nn.linear import settled
-from lascaux.tasks.tokenisers import ImageTokeniser
 from lascaux.train.mixin import Beside
 from lascaux.train.recipe import Part, Precision, Share, restated, setting
 from lascaux.train.reconstructions import psnr
@@ -58,12 +56,6 @@ def pictures(seed: int, share: Share) -> UInt8[Tensor, "b 3 y x"]:
     return stacked(_drawn(seed, share))
 
 
-def mapped(seed: int, share: Share) -> dict[str, Tensor]:
-    """These scenes as "picture" (`b 3 y x`, bytes), and their maps as "map" (`b y x`, int32)."""
-    drawn = _drawn(seed, share)
-    return {"picture": stacked(drawn), "map": maps_of(drawn)}
-
-
 def maps_of(drawn: list[Scene]) -> Int[Tensor, "b y x"]:
     """The semantic maps of scenes."""
     return torch.from_numpy(np.stack([draw_map(scene, SIZE) for scene in drawn]).astype(np.int32))
@@ -91,19 +83,6 @@ def _drawn(seed: int, share: Share, crowded: float = 0.0) -> list[Scene]:
     ]
 
 
-def ids_of(drawn: Sequence[Scene], tokeniser: ImageTokeniser) -> Int[Tensor, "b n"]:
-    """The codes of scenes by a tokeniser of their size, on the CPU.
-
-    Raises:
-        BadInput: it reads pictures of another size.
-    """
-    if (size := tokeniser.preprocessing.size) != SIZE:
-        raise BadInput(f"{tokeniser.shown} reads pictures of {size} pixels; scenes have {SIZE}")
-    # The same codes in every process: which way products take is measured in each of them.
-    with settled("torch"):
-        return tokeniser.encode(stacked(list(drawn)).float() / 255)
-
-
 @cache
 def validation() -> BoxedScenes:
     """Scenes of one object of the validation split, always the same."""
@@ -124,8 +103,6 @@ __all__ = [
     "SIZE",
     "OfScenes",
     "figures",
-    "ids_of",
-    "mapped",
     "maps_of",
     "pictures",
     "validation",

@@ -99,6 +99,14 @@ def large(rng: np.random.Generator, split: Split = "train", *, digits: bool = Fa
     return replace(scene, things=(replace(scene.things[0], x=x, y=y, size=size),))
 
 
+def portrait(rng: np.random.Generator, split: Split = "train", *, digits: bool = False) -> Scene:
+    """A scene of one large object in the middle, two thirds to four fifths of the side."""
+    scene = sample(rng, split, "single", digits=digits)
+    size = float(rng.uniform(0.66, 0.78))
+    x, y = (float(v) for v in 0.5 + rng.uniform(-0.03, 0.03, 2))
+    return replace(scene, things=(replace(scene.things[0], x=x, y=y, size=size),))
+
+
 def crowd(rng: np.random.Generator, split: Split = "train", *, digits: bool = False) -> Scene:
     """A scene full of different objects, which may hide parts of each other: much to see at once.
 

@@ -2,31 +2,32 @@
 
     lascaux train ochre-dalle
 
-Scenes of the train split with their captions, drawn anew for every step, as the codes of ochre-vq
-and the ids of ochre-clip's vocabulary. Validation is on scenes of the validation split.
+Scenes of the train split as the codes of ochre-vq, and their captions, worded anew every time, as
+ids of ochre-clip's vocabulary. Validation is on scenes of the validation split.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lascaux.data.world.boxed import stacked
 from lascaux.data.world.language import caption
-from lascaux.data.world.sampling import Split, sample
 from lascaux.data.world.scene import Scene
 from lascaux.errors import BadInput
 from lascaux.models.dalle import Dalle, DalleConfig
+from lascaux.tasks.answerers import Answerer, token_ids
 from lascaux.text.captions import CaptionTokenizer
 from lascaux.train.captions import named_vocabulary
 from lascaux.train.codes import tokeniser_of
 from lascaux.train.dalle import Painting, Told, card, side_of
+from lascaux.train.pool import OfPool, Pool, mixed, read_by
 from lascaux.train.recipe import Part, Precision, Sample, Share, restated, setting
-from lascaux.train.scenes import ids_of
 from lascaux.weights.load import load, save
 
 _VALIDATED = 512  # scenes
@@ -49,7 +50,7 @@ OCHRE = DalleConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
-class OchreDalle(Painting):
+class OchreDalle(OfPool, Painting):
     """Settings of a run; every field is a flag of `lascaux train ochre-dalle`."""
 
     name: ClassVar[str] = "ochre-dalle"
@@ -94,14 +95,15 @@ class OchreDalle(Painting):
         return model
 
     def feed(self, part: Part) -> Iterator[dict[str, Tensor]]:
-        """Micro-batches that are drawn."""
-        return part.drawn(self, self.batch)
+        """Captions and codes of scenes, which are read as they come for the first time."""
+        return part.drawn(self, partial(self.batch, self.pool(part.folder)))
 
-    def batch(self, share: Share) -> dict[str, Tensor]:
-        """Scenes of the train split, by the seed and the share alone."""
+    def batch(self, pool: Pool, share: Share) -> dict[str, Tensor]:
+        """Captions, worded anew every time, and codes of scenes of the train split."""
+        numbers = pool.numbers(share)
         rng = np.random.Generator(np.random.PCG64([self.seed, share.number]))
-        told = _told(self, _drawn(rng, "train", share.size), rng)
-        return {"text": told.text, "tokens": told.tokens}
+        _, text = _worded(self, pool.scenes(numbers), rng)
+        return {"text": text, "tokens": read_by(pool, _answerer(self), numbers).long()}
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -131,24 +133,29 @@ def tokenizer() -> CaptionTokenizer:
     return named_vocabulary(_VOCABULARY)
 
 
-def _drawn(rng: np.random.Generator, split: Split, count: int) -> list[Scene]:
-    return [sample(rng, split, digits=True) for _ in range(count)]
-
-
-def _told(recipe: OchreDalle, scenes: list[Scene], rng: np.random.Generator) -> Told:
-    """Scenes as ids of captions, worded by chance, and as codes."""
+def _worded(
+    recipe: OchreDalle, scenes: list[Scene], rng: np.random.Generator
+) -> tuple[tuple[str, ...], Tensor]:
+    """Captions of scenes, worded by chance, and their ids."""
     captions = tuple(
         caption(scene, rng, "zh" if rng.random() < recipe.chinese else "en") for scene in scenes
     )
-    text = tokenizer().tokenize(captions, OCHRE.text_length, truncate=True)
-    return Told(text, ids_of(scenes, tokeniser_of(recipe.tokeniser)), captions)
+    return captions, tokenizer().tokenize(captions, OCHRE.text_length, truncate=True)
+
+
+@lru_cache(maxsize=2)
+def _answerer(recipe: OchreDalle) -> Answerer:
+    """Who reads codes."""
+    return token_ids(cast(nn.Module, tokeniser_of(recipe.tokeniser).model), recipe.tokeniser)
 
 
 @lru_cache(maxsize=2)
 def _kept(recipe: OchreDalle) -> Told:
     """Scenes of the validation split with their captions, always the same."""
     rng = np.random.Generator(np.random.PCG64([_SEED]))
-    return _told(recipe, _drawn(rng, "validation", _VALIDATED), rng)
+    drawn = mixed(rng, "validation", _VALIDATED, recipe.portraits)
+    captions, text = _worded(recipe, drawn, rng)
+    return Told(text, _answerer(recipe).answers(stacked(drawn)), captions)
 
 
 @lru_cache(maxsize=1)

@@ -18,34 +18,35 @@ which says whether sentences serve as well.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from torch import Tensor, nn
 
+from lascaux.data.world.boxed import stacked
 from lascaux.data.world.language import caption
 from lascaux.errors import BadInput
 from lascaux.models.clip_gen import ClipGen, ClipGenConfig
-from lascaux.tasks.answerers import clip_embeddings, token_ids
+from lascaux.tasks.answerers import Answerer, clip_embeddings, token_ids
 from lascaux.tasks.features import text_features
-from lascaux.train import scenes
 from lascaux.train.clip_gen import Answers, Writing, card, clip_of
 from lascaux.train.codes import code_count, tokeniser_of
-from lascaux.train.recipe import Loss, Moment, Part, Precision, Sample, Share, restated, setting
+from lascaux.train.pool import OfPool, Pool, mixed, read_by
+from lascaux.train.recipe import Part, Precision, Sample, Share, restated, setting
 from lascaux.weights.load import load, save
 
-_CAPTION_SEED = 80  # of the validation scenes' wordings
+_VALIDATED = 512  # scenes
+_SEED = 80  # of them and their wordings
 
 # 3.6 million parameters, 0.8 of them the codes'.
 OCHRE = ClipGenConfig(codes=2048, layers=6, heads=6, width=192, dropout=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class OchreImagine(Writing):
+class OchreImagine(OfPool, Writing):
     """Settings of a run; every field is a flag of `lascaux train ochre-imagine`."""
 
     name: ClassVar[str] = "ochre-imagine"
@@ -81,18 +82,14 @@ class OchreImagine(Writing):
         return model
 
     def feed(self, part: Part) -> Iterator[dict[str, Tensor]]:
-        """Micro-batches that are drawn."""
-        return part.drawn(self, self.batch)
+        """Codes and embeddings of scenes, which are read as they come for the first time."""
+        return part.drawn(self, partial(self.batch, self.pool(part.folder)))
 
-    def batch(self, share: Share) -> dict[str, Tensor]:
-        """Scenes of the train split as "picture"."""
-        return {"picture": scenes.pictures(self.seed, share)}
-
-    def loss(self, model: nn.Module, batch: dict[str, Tensor], moment: Moment) -> Loss:
-        """Cross entropy of the codes of the pictures, after their embeddings."""
-        pictures = batch["picture"]
-        tokens, embeddings = (each.to(pictures.device) for each in self._answers(pictures))
-        return super().loss(model, {"tokens": tokens, "embedding": embeddings}, moment)
+    def batch(self, pool: Pool, share: Share) -> dict[str, Tensor]:
+        """Codes and embeddings of scenes of the train split."""
+        numbers, answerers = pool.numbers(share), _answerers(self)
+        tokens, embeddings = (read_by(pool, answerer, numbers) for answerer in answerers)
+        return {"tokens": tokens.long(), "embedding": embeddings}
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -115,28 +112,21 @@ class OchreImagine(Writing):
         assert isinstance(model, ClipGen)
         save(model, folder, dtype=torch.float16, card=card(self.name, self, figures))
 
-    @torch.no_grad()
-    def _answers(self, pictures: UInt8[Tensor, "b 3 y x"]) -> Answers:
-        with torch.autocast(pictures.device.type, enabled=False):
-            return Answers(*(each.answers(pictures) for each in _answerers(self, pictures.device)))
-
 
 @lru_cache(maxsize=2)
-def _answerers(recipe: OchreImagine, device: torch.device) -> tuple:
+def _answerers(recipe: OchreImagine) -> tuple[Answerer, Answerer]:
+    """Who reads codes, and who embeddings."""
     tokeniser, clip = tokeniser_of(recipe.tokeniser), clip_of(recipe.clip)
-    tokeniser.model.to(device)
-    clip.to(device)
     return token_ids(tokeniser.model, recipe.tokeniser), clip_embeddings(clip, recipe.clip)
 
 
 @lru_cache(maxsize=1)
 def _aside(recipe: OchreImagine) -> tuple[Answers, Answers]:
     """Codes of the validation scenes, with embeddings of the pictures and of captions."""
-    shown = scenes.validation()
-    tokens, embeddings = recipe._answers(shown.pictures)
-    rng = np.random.Generator(np.random.PCG64([_CAPTION_SEED]))
-    said = [caption(scene, rng) for scene in shown.scenes]
-    of_said = text_features(clip_of(recipe.clip), said)
+    rng = np.random.Generator(np.random.PCG64([_SEED]))
+    drawn = mixed(rng, "validation", _VALIDATED, recipe.portraits)
+    tokens, embeddings = (each.answers(stacked(drawn)) for each in _answerers(recipe))
+    of_said = text_features(clip_of(recipe.clip), [caption(scene, rng) for scene in drawn])
     return Answers(tokens, embeddings), Answers(tokens, of_said)
 
 

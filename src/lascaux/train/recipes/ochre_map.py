@@ -9,8 +9,8 @@ What is told of a patch is not learnt by gradients: it is the class that matters
 outline (`models/label_patches.py`), so that no object's name is lost. Outlines are those of 1,000
 scenes of the train split, by k-means, before the first step.
 
-Scenes of the train split are drawn on the fly, 64 pixels, digits among them: none comes twice.
-Validation is the loss on scenes of the validation split, in nats a code. The judge has no say here.
+Scenes are those of the train split, 64 pixels, digits among them (`train/pool.py`). Validation is
+the loss on scenes of the validation split, in nats a code. The judge has no say here.
 
 The model names ochre-vq and does not hold its weights: it is loaded with the very ones that it was
 trained with, or not at all.
@@ -18,7 +18,7 @@ trained with, or not at all.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -35,10 +35,12 @@ from lascaux.errors import BadInput
 from lascaux.images.maps import coloured
 from lascaux.models.label_patches import LabelPatches
 from lascaux.models.taming_transformer import TamingTransformer, TamingTransformerConfig
+from lascaux.tasks.answerers import Answerer, token_ids
 from lascaux.tasks.tokenisers import ImageTokeniser
 from lascaux.train import scenes
 from lascaux.train.codes import tokeniser_of
 from lascaux.train.label_patches import learnt_patches
+from lascaux.train.pool import OfPool, Pool, mixed, read_by
 from lascaux.train.recipe import (
     Loss,
     Moment,
@@ -46,7 +48,6 @@ from lascaux.train.recipe import (
     Precision,
     Sample,
     Share,
-    precise,
     restated,
     setting,
 )
@@ -61,6 +62,7 @@ from lascaux.train.taming import (
     vqgan_of,
     whole,
 )
+from lascaux.weights.fingerprint import weights_hash
 from lascaux.weights.load import save
 
 TOKENISER = "ochre-vq"
@@ -75,7 +77,7 @@ OCHRE = TamingTransformerConfig(codes=1, length=1, layers=6, heads=3, width=192)
 
 
 @dataclass(frozen=True, kw_only=True)
-class OchreMap(Painting):
+class OchreMap(OfPool, Painting):
     """Settings of a run; every field is a flag of `lascaux train ochre-map`."""
 
     name: ClassVar[str] = "ochre-map"
@@ -110,32 +112,31 @@ class OchreMap(Painting):
         return TamingTransformer(config, condition_stage=stage)
 
     def feed(self, part: Part) -> Iterator[dict[str, Tensor]]:
-        """Micro-batches that are drawn."""
-        return part.drawn(self, self.batch)
+        """Codes and conditions of scenes, which are read as they come for the first time."""
+        return part.drawn(self, partial(self.batch, self.pool(part.folder)))
 
-    def batch(self, share: Share) -> dict[str, Tensor]:
-        """Scenes of the train split with their maps."""
-        return scenes.mapped(self.seed, share)
+    def batch(self, pool: Pool, share: Share) -> dict[str, Tensor]:
+        """Scenes of the train split as their codes, and their maps as theirs."""
+        numbers, tokeniser = pool.numbers(share), _answerer(self.tokeniser)
+        stage = _patches(vqgan_of(self.tokeniser).factor)
+
+        def read(drawn: list[Scene]) -> Tensor:
+            return stage.encode_numbers(scenes.maps_of(drawn)).short()
+
+        conditions = pool.answers(f"conditions-{weights_hash(stage)[:12]}", read, numbers)
+        return {"tokens": read_by(pool, tokeniser, numbers).long(), "condition": conditions.long()}
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], moment: Moment) -> Loss:
         """Cross entropy of the scenes' codes."""
         assert isinstance(model, TamingTransformer)
-        device = model.order.device
-        tokeniser = _tokeniser(self.tokeniser)
-        tokeniser.model.to(device)
-        with precise(device), torch.no_grad():
-            paired = {
-                "tokens": tokeniser.encode(batch["picture"].float() / 255).to(device),
-                "condition": _conditions(model, batch["map"]),
-            }
-        return super().loss(model, paired, moment)
+        return super().loss(model, {**batch, "condition": model.paired(batch["condition"])}, moment)
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
         """The loss on validation scenes, in nats a code."""
         assert isinstance(model, TamingTransformer)
-        conditions = _conditions(model, scenes.maps_of(_kept()))
-        return self.measured(model, Paired(_kept_tokens(self.tokeniser), conditions))
+        drawn, tokens = _kept(self)
+        return self.measured(model, Paired(tokens, _conditions(model, scenes.maps_of(drawn))))
 
     @torch.no_grad()
     def samples(self, model: nn.Module) -> list[Sample]:
@@ -143,7 +144,7 @@ class OchreMap(Painting):
         assert isinstance(model, TamingTransformer)
         painter = painter_of(whole(model, vqgan_of(self.tokeniser)))
         found = []
-        for seed, scene in enumerate(_kept()[:_SHOWN]):
+        for seed, scene in enumerate(_kept(self)[0][:_SHOWN]):
             numbers = scenes.maps_of([scene])[0].numpy()
             shown = Image.fromarray(coloured(numbers, MAP_CLASSES))
             picture = painted(painter, seed, map=numbers)
@@ -201,13 +202,14 @@ def _patches(factor: int) -> LabelPatches:
 
 
 @lru_cache(maxsize=1)
-def _kept() -> list[Scene]:
-    """Scenes of the validation split, always the same."""
-    rng = np.random.Generator(np.random.PCG64([_SEED]))
-    return [sample(rng, "validation", digits=True) for _ in range(_VALIDATED)]
+def _answerer(name: str) -> Answerer:
+    """Who reads codes."""
+    return token_ids(vqgan_of(name), name)
 
 
 @lru_cache(maxsize=1)
-def _kept_tokens(tokeniser: str) -> Tensor:
-    """Their codes."""
-    return _tokeniser(tokeniser).encode(stacked(_kept()).float() / 255)
+def _kept(recipe: OchreMap) -> tuple[list[Scene], Tensor]:
+    """Scenes of the validation split and their codes, always the same."""
+    rng = np.random.Generator(np.random.PCG64([_SEED]))
+    drawn = mixed(rng, "validation", _VALIDATED, recipe.portraits)
+    return drawn, _tokeniser(recipe.tokeniser).encode(stacked(drawn).float() / 255)

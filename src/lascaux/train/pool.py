@@ -1,0 +1,155 @@
+"""Scenes that come again, and what frozen models answer to them.
+
+To read a scene (its codes, its embedding) takes as long as a small model's step of learning to
+write it. So a run draws a number of different scenes, reads each once, and then has them in another
+order every time it has been through them.
+
+Many of them are portraits: one large thing in the middle. So looks what a sentence asks for that
+says no more than what is to be seen; and since the codes of a thing depend on how it lies on their
+grid, it is learnt many times sooner than in all sizes at all places.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from lascaux.data.world.boxed import SIZE, stacked
+from lascaux.data.world.sampling import Split, portrait, sample
+from lascaux.data.world.scene import Scene
+from lascaux.errors import BadInput
+from lascaux.nn.linear import settled
+from lascaux.tasks.answerers import Answerer
+from lascaux.tasks.aside import written_aside
+from lascaux.train.mixin import Beside
+from lascaux.train.recipe import Share, setting
+
+PAGE = 64  # scenes that are read together
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfPool(Beside):
+    """Settings of runs on scenes that come again."""
+
+    different: int = setting(131_072, "scenes, until they come again in another order")
+    portraits: float = setting(0.75, "share of scenes that show one large thing in the middle")
+    kept_in: str = setting("", "folder for what is read of scenes; empty: within the run")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.different < PAGE or self.different % PAGE:
+            raise BadInput(f"--different is {self.different}; expected a multiple of {PAGE}")
+        if not 0 <= self.portraits <= 1:
+            raise BadInput(f"--portraits is {self.portraits}; expected a share from 0 to 1")
+
+    def pool(self, folder: Path) -> "Pool":
+        """The scenes of this run.
+
+        Args:
+            folder: of the run.
+        """
+        folder = Path(self.kept_in).expanduser() if self.kept_in else folder / "scenes"
+        return Pool(self.seed, self.different, self.portraits, folder)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Different scenes of the train split, by their numbers.
+
+    Attributes:
+        seed: of the run.
+        different: how many there are.
+        portraits: share of them.
+        folder: where answers to them are kept; it need not exist.
+    """
+
+    seed: int
+    different: int
+    portraits: float
+    folder: Path
+    _scenes: dict[int, list[Scene]] = field(default_factory=dict, compare=False, repr=False)
+    _answers: dict[tuple[str, int], Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    def numbers(self, share: Share) -> list[int]:
+        """Which scenes a share has: all in their order, then all in one by chance, and so on."""
+        first = share.number * share.size
+        return [self._number(place) for place in range(first, first + share.size)]
+
+    def scenes(self, numbers: Sequence[int]) -> list[Scene]:
+        """The scenes of these numbers."""
+        return [self._page(number // PAGE)[number % PAGE] for number in numbers]
+
+    def answers(
+        self, name: str, read: Callable[[list[Scene]], Tensor], numbers: Sequence[int]
+    ) -> Shaped[Tensor, "b n"]:
+        """What a model answers to the scenes of these numbers.
+
+        Args:
+            name: of the answers; another for other weights.
+            read: answers (`b n`) of scenes, by them alone; asked once for each page.
+            numbers: of the scenes.
+        """
+        pages = {number // PAGE for number in numbers}
+        found = {page: self._answered(name, read, page) for page in sorted(pages)}
+        return torch.stack([found[number // PAGE][number % PAGE] for number in numbers])
+
+    def _number(self, place: int) -> int:
+        turn, at = divmod(place, self.different)
+        return int(_order(self.seed, turn, self.different)[at]) if turn else at
+
+    def _page(self, page: int) -> list[Scene]:
+        if page not in self._scenes:
+            rng = np.random.Generator(np.random.PCG64([self.seed, page]))
+            self._scenes[page] = mixed(rng, "train", PAGE, self.portraits)
+        return self._scenes[page]
+
+    def _answered(self, name: str, read: Callable, page: int) -> Tensor:
+        if (name, page) not in self._answers:
+            folder = self.folder / f"{name}-{self.seed}-{self.portraits:g}"
+            path = folder / f"{page:06d}.npy"
+            if path.is_file():
+                answers = torch.from_numpy(np.load(path))
+            else:
+                answers = read(self._page(page))
+                folder.mkdir(parents=True, exist_ok=True)
+                with written_aside(path) as part, part.open("wb") as file:
+                    np.save(file, answers.numpy())
+            self._answers[name, page] = answers
+        return self._answers[name, page]
+
+
+def mixed(rng: np.random.Generator, split: Split, count: int, portraits: float) -> list[Scene]:
+    """Scenes of a split, a share of them portraits, one after another by chance."""
+    alone = round(portraits * count)
+    draws = [partial(portrait, rng, split, digits=True)] * alone
+    draws += [partial(sample, rng, split, digits=True)] * (count - alone)
+    return [draws[place]() for place in rng.permutation(count)]
+
+
+def read_by(pool: Pool, answerer: Answerer, numbers: Sequence[int]) -> Shaped[Tensor, "b n"]:
+    """What a frozen model answers to the pictures of scenes; tokens are 16 bits wide.
+
+    Raises:
+        BadInput: it reads pictures of another size.
+    """
+    if (size := answerer.preprocessing.size) != SIZE:
+        raise BadInput(f"{answerer.name} reads pictures of {size} pixels; scenes have {SIZE}")
+
+    def read(scenes: list[Scene]) -> Tensor:
+        # The same bits in every process: which way products take is measured in each of them.
+        with settled("torch"), torch.autocast("cpu", enabled=False):
+            answers = answerer.answers(stacked(scenes))
+        return answers if answerer.kind == "embedding" else answers.short()
+
+    return pool.answers(f"{answerer.kind}-{answerer.weights[:12]}", read, numbers)
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, turn: int, count: int) -> np.ndarray:
+    """The scenes' order when they come again; of the two turns that a batch may lie in."""
+    return np.random.Generator(np.random.PCG64([seed, turn, count])).permutation(count)

@@ -1,0 +1,85 @@
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lascaux.data.world.sampling import pairs
+from lascaux.data.world.scene import Scene
+from lascaux.errors import BadInput
+from lascaux.train.pool import PAGE, Pool, mixed
+from lascaux.train.recipe import Share
+from lascaux.train.recipes.ochre_imagine import OchreImagine
+
+
+def pool(folder: Path, **changes) -> Pool:
+    return Pool(
+        **{"seed": 3, "different": 2 * PAGE, "portraits": 0.75, "folder": folder, **changes}
+    )
+
+
+def sizes(scenes: list[Scene]) -> torch.Tensor:
+    return torch.tensor([[scene.things[0].size] for scene in scenes])
+
+
+def test_every_scene_comes_once_a_turn_and_each_turn_has_its_order(tmp_path: Path):
+    scenes = pool(tmp_path)
+    steps = [scenes.numbers(Share(step, step, 32)) for step in range(12)]
+    turns = [list(chain(*steps[4 * turn : 4 * turn + 4])) for turn in range(3)]
+    assert turns[0] == list(range(2 * PAGE))
+    assert all(sorted(turn) == turns[0] for turn in turns)
+    assert turns[1] != turns[2] != turns[0] != turns[1]
+    assert scenes.numbers(Share(5, 5, 32)) == steps[5]
+
+
+def test_a_batch_may_lie_across_two_turns(tmp_path: Path):
+    numbers = pool(tmp_path).numbers(Share(2, 2, 48))
+    assert numbers[:32] == list(range(96, 128))
+    assert set(numbers[32:]) <= set(range(128))
+
+
+def test_most_are_portraits_and_none_is_held_out(tmp_path: Path):
+    drawn = pool(tmp_path).scenes(range(2 * PAGE))
+    alone = [scene for scene in drawn if len(scene.things) == 1]
+    middle = [
+        s for s in alone if 0.66 <= s.things[0].size <= 0.78 and abs(s.things[0].x - 0.5) < 0.04
+    ]
+    assert 96 <= len(middle) <= 106
+    held = {split: pairs(split, digits=True) for split in ("validation", "test")}
+    for scene in drawn:
+        for thing in scene.things:
+            assert all(thing.object not in out[scene.background] for out in held.values())
+    kept = mixed(np.random.Generator(np.random.PCG64([1])), "validation", 32, 0.75)
+    assert all(
+        thing.object in held["validation"][scene.background]
+        for scene in kept
+        for thing in scene.things
+    )
+
+
+def test_answers_are_asked_for_once_and_found_again_in_the_folder(tmp_path: Path):
+    asked = []
+
+    def read(scenes: list[Scene]) -> torch.Tensor:
+        asked.append(len(scenes))
+        return sizes(scenes)
+
+    first = pool(tmp_path)
+    answers = first.answers("sizes", read, [5, 70, 6])
+    assert torch.equal(answers, sizes(first.scenes([5, 70, 6])))
+    assert asked == [PAGE, PAGE]
+    first.answers("sizes", read, [7, 71])
+    assert torch.equal(pool(tmp_path).answers("sizes", read, [5, 70, 6]), answers)
+    assert asked == [PAGE, PAGE], "the folder has them"
+    pool(tmp_path, seed=4).answers("sizes", read, [5])
+    pool(tmp_path, portraits=0.5).answers("sizes", read, [5])
+    assert asked == [PAGE] * 4, "other scenes are others"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".npy"]
+
+
+def test_impossible_pools_are_refused():
+    with pytest.raises(BadInput, match="--different is 100; expected a multiple of 64"):
+        OchreImagine(different=100)
+    with pytest.raises(BadInput, match=r"--portraits is 1\.5"):
+        OchreImagine(portraits=1.5)
