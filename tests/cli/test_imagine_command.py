@@ -163,11 +163,15 @@ def test_bad_input_is_told_and_writes_nothing(imagine, words, code, message):
     assert list(Path("out").iterdir() if Path("out").exists() else []) == []
 
 
-def test_a_model_is_required_and_the_folder_must_be_none_of_a_file(imagine):
-    code, _, err = imagine("a", model=None)
-    assert code == 2
-    assert "by --model" in err
-    assert "none is embedded yet" in err
+def test_without_a_model_the_embedded_one_writes(imagine):
+    code, out, _ = imagine("a cat on a red background", model=None)
+    assert code == 0
+    with Image.open("out/a-cat-on-a-red-background-0.png") as picture:
+        assert picture.size == (64, 64)
+        assert json.loads(picture.info["lascaux"])["model"] == "ochre-imagine"
+
+
+def test_the_folder_must_be_none_of_a_file(imagine):
     code, _, err = imagine("a", out="photo.png")
     assert code == 2
     assert "--out photo.png: expected a folder" in err

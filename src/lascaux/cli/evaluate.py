@@ -33,6 +33,7 @@ BENCHMARKS = {
     "ochre-clip": "a CLIP on the emoji world's test split, unseen digits, distorted pictures",
     "ochre-vq": "an image tokeniser on the emoji world's test split, by box and judge",
     "ochre-styled": "likewise a Styled VAE-VQ, and its first k attributes, exchanges, search",
+    "ochre-map": "pictures after maps of the emoji world's test split, by the judge's own maps",
     "ochre-judge": "the judge on fresh scenes, and on pictures that it must refuse",
 }
 _EXAMPLES = """\
@@ -59,7 +60,7 @@ their statistics (.safetensors, .npz). docs/measures.md says what the figure mea
 
 _IMAGINE_EXAMPLES = """\
 examples:
-  lascaux evaluate imagine --model runs/ochre-imagine-0/model runs/ochre-dalle-0/model
+  lascaux evaluate imagine --model ochre-imagine ochre-dalle --sheet both.png
   lascaux evaluate imagine --model clip-gen-coco --clip ViT-B/32 \\
       --prompts sentences.txt --reference val2014/ --out coco.json
 
@@ -111,7 +112,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     imagine.add_argument("--sheet", metavar="PNG", help="write pictures of the first sentences")
     imagine.add_argument("--out", metavar="FILE", help="write the report there as JSON, too")
     _add_json(imagine)
-    for name in ("ochre-clip", "ochre-vq", "ochre-styled", "ochre-judge"):
+    for name in ("ochre-clip", "ochre-vq", "ochre-styled", "ochre-map", "ochre-judge"):
         command = _command(commands, name)
         command.add_argument("--model", help="name or folder (default: the embedded one)")
         if name == "ochre-clip":
@@ -128,6 +129,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             )
         if name == "ochre-vq":
             command.add_argument("--sheet", metavar="PNG", help="write scenes and what they became")
+        if name == "ochre-map":
+            command.add_argument("--sheet", metavar="PNG", help="write maps and what was painted")
         if name == "ochre-styled":
             command.add_argument("--strip", metavar="PNG", help="write scenes from their first k")
         command.add_argument(
@@ -168,6 +171,12 @@ def run(arguments: argparse.Namespace) -> int:
         from lascaux.evaluate import ochre_styled
 
         report = ochre_styled.evaluate(model, strip=arguments.strip, **where)
+    elif arguments.benchmark == "ochre-map":
+        from lascaux.evaluate import ochre_map
+
+        require_file("sheet", arguments.sheet)
+        with progress() as show:
+            report = ochre_map.evaluate(model, sheet=arguments.sheet, progress=show, **where)
     else:
         from lascaux.evaluate import ochre_clip
 
@@ -293,8 +302,6 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
 
 def _imagine(arguments: argparse.Namespace) -> int:
     options = options_from(arguments, EvaluateImagineOptions)
-    if not options.model:
-        raise WrongUse("name CLIP-GENs or DALL-Es by --model; none is embedded yet")
     for flag in ("out", "sheet"):
         require_file(flag, getattr(arguments, flag))
     from lascaux.evaluate.imagine import Comparison

@@ -22,7 +22,7 @@ _NAMED = 40  # characters of a sentence that go into a file's name
 _OF_A_REPEAT = {"model", "tokeniser", "device"}  # what --from may be given besides
 _EXAMPLES = """\
 examples:
-  lascaux imagine "a red apple on a blue table" --model clip-gen-coco --n 8 --out apples/
+  lascaux imagine "a red apple on a blue table" --n 8 --seed 1 --out apples/
   lascaux imagine "a red apple" --model clip-gen-coco --n 64 --keep 8 --out apples/
   lascaux imagine --image photo.jpg --model clip-gen-coco --n 4 --out like-this/
   lascaux imagine --between "a cat" photo.jpg --steps 6 --model clip-gen-coco --out way/
@@ -70,10 +70,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.repeated is not None:
         _require_repeat(arguments, options)
         return _repeat(arguments, options, made_folder(arguments.out))
-    if options.model is None:
-        raise WrongUse(
-            "name a CLIP-GEN or a DALL-E by --model (`lascaux models`); none is embedded yet"
-        )
     folder = made_folder(arguments.out)
     from lascaux.tasks.imagine import Imaginer
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import UInt16
+from jaxtyping import Integer, UInt16
 from PIL import Image
 from torch import Tensor
 
@@ -50,6 +50,15 @@ def judged(
             batch = []
     if batch:
         yield from _batch(judge, batch, how)
+
+
+def overlap(truth: Integer[np.ndarray, "y x"], found: Integer[np.ndarray, "y x"]) -> float:
+    """Mean over a scene's objects of intersection by union, in maps of what each pixel shows."""
+    classes = [c for c in np.unique(truth) if c >= len(BACKGROUNDS)]
+    joint = [
+        ((truth == c) & (found == c)).sum() / ((truth == c) | (found == c)).sum() for c in classes
+    ]
+    return float(np.mean(joint)) if joint else 1.0
 
 
 def _batch(

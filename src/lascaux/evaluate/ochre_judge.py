@@ -10,7 +10,7 @@ from lascaux.data.world.sampling import sample
 from lascaux.data.world.scene import Scene, draw, draw_map
 from lascaux.data.world.spoiled import SPOILS, picture, spoil
 from lascaux.errors import Unsupported
-from lascaux.evaluate.judging import judged
+from lascaux.evaluate.judging import judged, overlap
 from lascaux.evaluate.report import Figure, Report
 from lascaux.models.judge import Judge
 from lascaux.weights.fingerprint import weights_hash
@@ -45,7 +45,7 @@ def evaluate(
         _figure("count", [len(s.things) == a.count for s, a in pairs]),
         _figure("objects and background", [a.accepts(s) for s, a in pairs]),
         _figure("map, pixels", [float((draw_map(s) == a.map).mean()) for s, a in pairs]),
-        _figure("map, IoU of objects", [_overlap(draw_map(s), a.map) for s, a in pairs]),
+        _figure("map, IoU of objects", [overlap(draw_map(s), a.map) for s, a in pairs]),
     ]
     for how in SPOILS:
         spoiled = [picture(spoil(scene, how, rng)) for scene in drawn[: scenes // 4]]
@@ -67,15 +67,6 @@ def evaluate(
         "device": device,
     }
     return Report("ochre-judge", model, weights_hash(judge), settings, tuple(figures))
-
-
-def _overlap(truth: np.ndarray, found: np.ndarray) -> float:
-    """Mean over the scene's objects of intersection by union."""
-    classes = [c for c in np.unique(truth) if c >= 20]
-    joint = [
-        ((truth == c) & (found == c)).sum() / ((truth == c) | (found == c)).sum() for c in classes
-    ]
-    return float(np.mean(joint)) if joint else 1.0
 
 
 def _figure(name: str, values: list[bool] | list[float]) -> Figure:

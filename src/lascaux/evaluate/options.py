@@ -206,7 +206,7 @@ class EvaluateImagineOptions:
     """
 
     model: tuple[str, ...] = field(
-        default=(),
+        default=("ochre-imagine",),
         metadata={
             "metavar": "NAME",
             "help": "CLIP-GENs and DALL-Es, one after the other: names (`lascaux models`), folders "

@@ -38,6 +38,7 @@ from lascaux.tasks.writers import (
 )
 from lascaux.weights.fingerprint import weights_hash
 
+DEFAULT_MODEL = "ochre-imagine"
 _SHOWN = 12  # digits of a hash in a message
 
 Stop = Callable[[], bool]
@@ -76,7 +77,7 @@ class Imaginer:
 
     def __init__(
         self,
-        model: str | Path | nn.Module,
+        model: str | Path | nn.Module = DEFAULT_MODEL,
         *,
         tokeniser: str | Path | nn.Module | None = None,
         clip: str | Path | Clip | None = None,
@@ -130,15 +131,9 @@ class Imaginer:
 
     @classmethod
     def from_options(cls, options: ImagineOptions) -> "Imaginer":
-        """The imaginer that options describe.
-
-        Raises:
-            BadInput: they name no model; and as the constructor.
-        """
-        if options.model is None:
-            raise BadInput("no model is named, and none is embedded yet; name a CLIP-GEN or DALL-E")
+        """The imaginer that options describe; errors as of the constructor."""
         return cls(
-            options.model,
+            options.model or DEFAULT_MODEL,
             tokeniser=options.tokeniser,
             clip=options.clip,
             rerank=options.rerank,

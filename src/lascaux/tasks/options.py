@@ -355,8 +355,8 @@ class ImagineOptions:
     model: str | None = field(
         default=None,
         metadata={
-            "help": "a CLIP-GEN or a DALL-E: a name (`lascaux models`), a folder or a hub id; "
-            "required for now but with --from, since none is embedded yet"
+            "help": "a CLIP-GEN or a DALL-E: a name (`lascaux models`), a folder or a hub id; if "
+            "not given, ochre-imagine, and with --from the one that the file names"
         },
     )
     n: int = field(default=1, metadata={"help": "pictures made of each sentence or picture"})
@@ -455,7 +455,8 @@ class PaintOptions:
     """
 
     model: str = field(
-        metadata={"help": "a taming transformer: a name (`lascaux models`), a folder or a hub id"}
+        default="ochre-map",
+        metadata={"help": "a taming transformer: a name (`lascaux models`), a folder or a hub id"},
     )
     n: int = field(default=1, metadata={"help": "pictures of each condition"})
     seed: int = field(default=0, metadata={"help": "of the first; the next has the next number"})
