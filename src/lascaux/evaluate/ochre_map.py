@@ -12,6 +12,7 @@ model's tokeniser keep of them: it cannot paint better than those.
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -122,7 +123,8 @@ def _objects(scene: Scene) -> Iterator[int]:
 
 def _spelt(painter: Painter, drawn: Sequence[Scene]) -> list[Image.Image]:
     """The scenes by way of the codes of the model's tokeniser."""
-    tokeniser = image_tokeniser(painter.model.first_stage)
+    stage: Any = painter.model.first_stage
+    tokeniser = image_tokeniser(stage)
     pictures = []
     for part in stacked(list(drawn)).split(_AT_ONCE):
         ids = tokeniser.encode(part.float() / 255)
