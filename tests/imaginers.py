@@ -36,7 +36,7 @@ def tiny_clip(seed: int = 3) -> Clip:
     return model
 
 
-def tiny_clip_gen(clip: str | None = None, tokeniser: str | None = None) -> ClipGen:
+def tiny_clip_gen(clip: str | None = None, tokeniser: str | None = None, **fields) -> ClipGen:
     """A CLIP-GEN of pictures of 16 codes."""
     config = ClipGenConfig(
         codes=CODES,
@@ -47,6 +47,7 @@ def tiny_clip_gen(clip: str | None = None, tokeniser: str | None = None) -> Clip
         embedding_width=16,
         clip=clip,
         tokeniser=tokeniser,
+        **fields,
     )
     torch.manual_seed(0)
     model = spread(ClipGen(config))

@@ -164,7 +164,7 @@ def test_bad_input_is_told_and_writes_nothing(imagine, words, code, message):
 
 
 def test_without_a_model_the_embedded_one_writes(imagine):
-    code, out, _ = imagine("a cat on a red background", model=None)
+    code, *_ = imagine("a cat on a red background", model=None)
     assert code == 0
     with Image.open("out/a-cat-on-a-red-background-0.png") as picture:
         assert picture.size == (64, 64)

@@ -119,6 +119,31 @@ def test_guidance_is_repeated_too_and_moves_a_dalle(imaginers, tmp_path):
     assert pixels(imaginers["dalle"].repeat(tmp_path / "a.png")) == pixels(guided)
 
 
+def test_a_clip_gen_that_learnt_the_null_condition_is_guided_as_its_config_says(tmp_path):
+    def ids_by(asked: float | None, **fields) -> list[int]:
+        model = tiny_clip_gen(null_condition=True, **fields)
+        imaginer = Imaginer(model, tokeniser=tiny_tokeniser("vqgan"), clip=tiny_clip())
+        picture = drawn(imaginer, options=how(guidance=asked))[0]
+        write_labelled(picture.image, tmp_path / "a.png", label_of(picture))
+        assert pixels(imaginer.repeat(tmp_path / "a.png")) == pixels(picture)
+        return ids(picture)
+
+    assert ids_by(None) == ids_by(1.0) != ids_by(4.0)
+    assert ids_by(None, guidance=4.0) == ids_by(4.0)
+    assert ids_by(1.0, guidance=4.0) == ids_by(1.0)
+
+
+def test_guidance_of_a_clip_gen_moves_its_logits_from_those_of_zeros():
+    model = tiny_clip_gen(null_condition=True)
+    imaginer = Imaginer(model, tokeniser=tiny_tokeniser("vqgan"), clip=tiny_clip())
+    picture = drawn(imaginer, options=how(guidance=3.0, top_k=1))[0]
+    row = imaginer.writer.conditions(wish_of("a boat"), how()).given[0]
+    so_far = torch.tensor([ids(picture)])
+    with torch.no_grad():
+        plain, null = (model(so_far[:, :-1], each) for each in (row, torch.zeros_like(row)))
+    assert torch.equal((null + 3 * (plain - null)).argmax(-1), so_far)
+
+
 def test_other_weights_do_not_repeat_a_picture(imaginers, tmp_path):
     picture = drawn(imaginers["clip_gen"])[0]
     write_labelled(picture.image, tmp_path / "a.png", label_of(picture))
@@ -368,8 +393,6 @@ def test_models_that_do_not_belong_together_are_refused():
     dalle.tokenizer = None
     with pytest.raises(BadInput, match="no text tokeniser"):
         Imaginer(dalle)
-    with pytest.raises(BadInput, match="no model is named"):
-        Imaginer.from_options(ImagineOptions())
 
 
 @each

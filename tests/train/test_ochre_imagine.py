@@ -63,7 +63,7 @@ def test_a_stopped_run_ends_with_the_same_bits_and_writes_pictures(tmp_path: Pat
 
 
 def test_the_loss_is_that_of_the_codes_after_the_pictures_embeddings(tmp_path: Path):
-    wanted = recipe(embedding_noise=0.0, precision="float32")
+    wanted = recipe(embedding_noise=0.0, null_condition=0.0, precision="float32")
     torch.manual_seed(0)
     model = wanted.build()
     assert isinstance(model, ClipGen)
@@ -77,6 +77,24 @@ def test_the_loss_is_that_of_the_codes_after_the_pictures_embeddings(tmp_path: P
     torch.testing.assert_close(batch["embedding"], embeddings, atol=1e-5, rtol=0)
     value = wanted.loss(model, batch, Moment(0)).value
     torch.testing.assert_close(value, model.loss(tokens, embeddings))
+
+
+def test_embeddings_left_away_are_zeros_and_the_model_says_that_it_learnt_them(tmp_path: Path):
+    wanted = recipe(null_condition=1.0, precision="float32")
+    model = wanted.build()
+    assert isinstance(model, ClipGen)
+    assert model.config.null_condition
+    batch = wanted.batch(wanted.pool(tmp_path), Share(0, 0, 4))
+    value = wanted.loss(model, batch, Moment(0)).value
+    zeros = torch.zeros_like(batch["embedding"])
+    torch.testing.assert_close(value, model.loss(batch["tokens"], zeros))
+    torch.manual_seed(0)
+    some = recipe(null_condition=0.5, embedding_noise=0.0)._left_away(torch.ones(400, 3))
+    assert 150 < int((some == 0).all(dim=1).sum()) < 250
+    assert set(some.sum(dim=1).tolist()) == {0.0, 3.0}
+    assert not recipe(null_condition=0.0).build().config.null_condition
+    with pytest.raises(BadInput, match=r"--null-condition is 2"):
+        recipe(null_condition=2.0)
 
 
 def test_the_embedded_model_fits_into_its_file():

@@ -42,6 +42,7 @@ from lascaux.evaluate.report import Figure, Report
 from lascaux.models.judge import Judge
 from lascaux.tasks.features import image_features, load_clip, text_features
 from lascaux.tasks.imagine import Imaginer
+from lascaux.tasks.imagined import sampling_told
 from lascaux.tasks.options import ImagineOptions
 from lascaux.tasks.prototypes import Progress
 from lascaux.tasks.results import Picture
@@ -136,7 +137,7 @@ class Comparison:
             "imagine",
             name,
             imaginer.weights,
-            self._settings(),
+            self._settings() | sampling_told(imaginer.writer.sampling(_imagining(options, 0))),
             figures,
             details={"failures": failures},
         )
@@ -209,7 +210,6 @@ class Comparison:
             "seed": options.seed,
             "clip": options.clip,
             "clip_weights": weights_hash(self.clip),
-            **{name: getattr(options, name) for name in _SAMPLING},
             "device": options.device,
             "dtype": options.dtype,
         }

@@ -252,7 +252,7 @@ class EvaluateImagineOptions:
         default=None, metadata={"metavar": "K", "help": "as `lascaux imagine` takes it"}
     )
     top_p: float | None = field(default=None, metadata={"help": "as `lascaux imagine` takes it"})
-    guidance: float = field(default=1.0, metadata={"help": "as `lascaux imagine` takes it"})
+    guidance: float | None = field(default=None, metadata={"help": "as `lascaux imagine` takes it"})
     device: str = field(default="cpu", metadata={"help": "cpu, cuda, cuda:1, mps"})
     dtype: Dtype = field(default="float32", metadata={"help": "number format of the models"})
 

@@ -39,6 +39,10 @@ class ClipGenConfig:
     heads: int = 16
     width: int = 1024
     embedding_width: int = 512  # of the CLIP
+    # Whether it has also learnt pictures without a condition, zeros in the embedding's place: what
+    # guidance needs (Ho and Salimans 2022, arXiv:2207.12598). The published one has not.
+    null_condition: bool = False
+    guidance: float = 1.0  # where nothing else is asked for; 1: none
     dropout: float = 0.1  # probability, in training, wherever the published one has it
     clip: str | None = None  # name of the CLIP whose embeddings it reads, of unit length
     tokeniser: str | None = None  # name of the tokeniser whose codes it writes

@@ -74,6 +74,7 @@ class DalleConfig:
     mlp_dropout: float = 0.0  # ff_dropout
     image_weight: float = 7.0  # of the picture in the loss, where the text has 1 (loss_img_weight)
     tokeniser: str | None = None  # name of the one whose codes it writes, if it has none inside
+    guidance: float = 1.0  # where nothing else is asked for; 1: none
 
     def __post_init__(self) -> None:
         sizes = ("codes", "grid", "width", "layers", "text_tokens", "text_length", "heads")

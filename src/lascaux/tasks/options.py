@@ -392,9 +392,12 @@ class ImagineOptions:
             "published: 0.95 for a CLIP-GEN, 1 for a DALL-E"
         },
     )
-    guidance: float = field(
-        default=1.0,
-        metadata={"help": "of a DALL-E: above 1, closer to the sentence; twice the work"},
+    guidance: float | None = field(
+        default=None,
+        metadata={
+            "help": "above 1, closer to the sentence, by twice the work, for a model that has also "
+            "learnt pictures without one; if not given, as the model says, and 1 if it does not"
+        },
     )
     complete_text: bool = field(
         default=False,
@@ -438,7 +441,7 @@ class ImagineOptions:
             raise BadInput(f"top_k is {self.top_k}; it must be at least 1, or not given")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise BadInput(f"top_p is {self.top_p}; expected a share above 0 and up to 1")
-        if not abs(self.guidance) < float("inf"):
+        if self.guidance is not None and not abs(self.guidance) < float("inf"):
             raise BadInput(f"guidance is {self.guidance}; expected a finite number")
         if not 0 <= self.prime_share < 1:
             raise BadInput(f"prime_share is {self.prime_share}; expected 0 up to, and without, 1")

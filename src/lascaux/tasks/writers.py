@@ -16,8 +16,8 @@ from lascaux.errors import BadInput, BadPicture, BadText, Unsupported
 from lascaux.generate.sampling import NearTie, Sampling, uniforms_of
 from lascaux.generate.tokens import Beginning, Progress, TokenModel, begin, write
 from lascaux.models.clip import Clip
-from lascaux.models.clip_gen import ClipGen
-from lascaux.models.dalle import Dalle
+from lascaux.models.clip_gen import ClipGen, ClipGenConfig
+from lascaux.models.dalle import Dalle, DalleConfig
 from lascaux.nn.grid import Grid
 from lascaux.tasks.features import evaluating
 from lascaux.tasks.options import ImagineOptions
@@ -170,9 +170,10 @@ class ClipGenWriter:
 
     def sampling(self, options: ImagineOptions) -> Sampling:
         """See `Writer`."""
-        if options.guidance != 1:
+        guided = options.guidance not in (None, 1)
+        if guided and not self.model.config.null_condition:
             raise Unsupported(
-                f"guidance {options.guidance}; {self.name} is a CLIP-GEN, which has learnt nothing "
+                f"guidance {options.guidance}; {self.name} is a CLIP-GEN that has learnt nothing "
                 "of pictures without a condition: leave guidance away"
             )
         if options.complete_text:
@@ -181,7 +182,7 @@ class ClipGenWriter:
                 "words, so that it cannot complete a text; leave that away"
             )
         top_k = options.top_k or min(_CLIP_GEN_TOP_K, self.model.codes)
-        return _fitting(options, top_k, _CLIP_GEN_TOP_P, self.model.codes)
+        return _fitting(options, top_k, _CLIP_GEN_TOP_P, self.model.config)
 
     def conditions(self, wish: Wish, options: ImagineOptions) -> Conditions:
         """See `Writer`."""
@@ -215,11 +216,11 @@ class ClipGenWriter:
     ) -> Begun:
         """See `Writer`."""
         device = self.model.positions.device
-        parts = [conditions.given.to(device)]
-        if len(prime):
-            parts.append(prime[None].to(device))
+        given = conditions.given.to(device)
+        codes = [prime[None].to(device)] if len(prime) else []
+        null = [torch.zeros_like(given), *codes] if sampling.guided else None
         with evaluating(self.model):
-            return Begun(begin(self.model, *parts), prime, sampling)
+            return Begun(begin(self.model, given, *codes, null=null), prime, sampling)
 
     def write(
         self,
@@ -260,7 +261,7 @@ class DalleWriter:
     def sampling(self, options: ImagineOptions) -> Sampling:
         """See `Writer`."""
         top_k = options.top_k or self.model.config.top_k(_DALLE_THRESHOLD)
-        return _fitting(options, top_k, None, self.model.config.codes)
+        return _fitting(options, top_k, None, self.model.config)
 
     def conditions(self, wish: Wish, options: ImagineOptions) -> Conditions:
         """See `Writer`."""
@@ -387,14 +388,16 @@ def _whole(begun: Begun, done: Progress) -> tuple[Int[Tensor, "b n"], tuple[Near
     return ids, tuple(ties)
 
 
-def _fitting(options: ImagineOptions, top_k: int, top_p: float | None, codes: int) -> Sampling:
+def _fitting(
+    options: ImagineOptions, top_k: int, top_p: float | None, config: ClipGenConfig | DalleConfig
+) -> Sampling:
     sampling = Sampling(
-        guidance=options.guidance,
+        guidance=options.guidance if options.guidance is not None else config.guidance,
         temperature=options.temperature,
         top_k=top_k,
         top_p=options.top_p if options.top_p is not None else top_p,
     )
-    sampling.require_fit(codes)
+    sampling.require_fit(config.codes)
     return sampling
 
 

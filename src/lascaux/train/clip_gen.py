@@ -52,6 +52,9 @@ class Writing(Recipe):
     embedding_noise: float = setting(
         0.0, "on embeddings, as a part of their length, so that sentences serve as well"
     )
+    null_condition: float = setting(
+        0.0, "chance that an embedding is left away, so that guidance works later on"
+    )
     reconstruction_weight: float = setting(
         0.0, "of the distance of embeddings of what would be drawn; the paper's second term"
     )
@@ -61,6 +64,8 @@ class Writing(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 <= self.null_condition <= 1:
+            raise BadInput(f"--null-condition is {self.null_condition}; expected 0 to 1")
         for name in ("embedding_noise", "reconstruction_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 flag = name.replace("_", "-")
@@ -79,7 +84,7 @@ class Writing(Recipe):
         """Cross entropy of the codes; with a weight, also the embeddings' distance."""
         assert isinstance(model, ClipGen)
         tokens, embeddings = batch["tokens"], batch["embedding"]
-        logits = model(tokens[:, :-1], self._noisy(embeddings))
+        logits = model(tokens[:, :-1], self._left_away(self._noisy(embeddings)))
         value = F.cross_entropy(rearrange(logits, "b n v -> (b n) v").float(), tokens.flatten())
         if not self.reconstruction_weight:
             return Loss(value, {})
@@ -115,6 +120,13 @@ class Writing(Recipe):
         # The CPU's generator, which checkpoints keep.
         chance = F.normalize(torch.randn(embeddings.shape), dim=-1).to(embeddings)
         return F.normalize(embeddings + self.embedding_noise * chance, dim=-1)
+
+    def _left_away(self, embeddings: Float[Tensor, "b e"]) -> Float[Tensor, "b e"]:
+        """Embeddings, some of them by chance zeros: no condition."""
+        if not self.null_condition:
+            return embeddings
+        chance = torch.rand(len(embeddings), 1) < self.null_condition  # by the generator as above
+        return embeddings.masked_fill(chance.to(embeddings.device), 0.0)
 
     def _apart(self, model: ClipGen, logits: Tensor, embeddings: Tensor) -> Tensor:
         tokeniser, clip = (

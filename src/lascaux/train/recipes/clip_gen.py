@@ -108,12 +108,14 @@ class ClipGenTraining(Spelt, Writing):
                     f"--model {self.model} writes {config.length} of {config.codes} codes; "
                     f"{self.tokeniser} has {length} of {tokeniser.codes}"
                 )
-            return replace(config, tokeniser=self.tokeniser)
+            null_condition = config.null_condition or self.null_condition > 0
+            return replace(config, tokeniser=self.tokeniser, null_condition=null_condition)
         return replace(
             ARCHITECTURES[self.architecture],
             codes=tokeniser.codes,
             length=length,
             embedding_width=clip.config.embed_width,
+            null_condition=self.null_condition > 0,
             clip=self.clip,
             tokeniser=self.tokeniser,
         )

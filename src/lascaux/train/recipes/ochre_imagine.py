@@ -63,6 +63,7 @@ class OchreImagine(OfPool, Writing):
     learning_rate: float = restated("learning_rate", 2e-3)
     optimiser: Literal["adamw", "muon"] = restated("optimiser", "muon", Writing)
     embedding_noise: float = restated("embedding_noise", 0.75, Writing)
+    null_condition: float = restated("null_condition", 0.1, Writing)
     averaging: float = restated("averaging", 0.998)
 
     def build(self) -> nn.Module:
@@ -73,6 +74,7 @@ class OchreImagine(OfPool, Writing):
             codes=tokeniser.codes,
             length=code_count(tokeniser),
             embedding_width=clip_of(self.clip).config.embed_width,
+            null_condition=self.null_condition > 0,
             clip=self.clip,
             tokeniser=self.tokeniser,
         )
@@ -133,6 +135,7 @@ def _aside(recipe: OchreImagine) -> tuple[Answers, Answers]:
 @lru_cache(maxsize=1)
 def _pretrained(name: str, config: ClipGenConfig) -> ClipGen:
     found = load(name)
-    if not isinstance(found, ClipGen) or found.config != config:
+    guided = config.null_condition  # which may be learnt only now
+    if not isinstance(found, ClipGen) or replace(found.config, null_condition=guided) != config:
         raise BadInput(f"--model {name}: expected what this recipe trains, by the same settings")
     return found
