@@ -14,13 +14,19 @@ from lascaux.train.recipes.ochre_imagine import OchreImagine
 
 
 def pool(folder: Path, **changes) -> Pool:
-    return Pool(
-        **{"seed": 3, "different": 2 * PAGE, "portraits": 0.75, "folder": folder, **changes}
-    )
+    two_pages = {"seed": 3, "different": 2 * PAGE, "portraits": 0.75, "loose": 0.0}
+    return Pool(**{**two_pages, "folder": folder, **changes})
 
 
 def sizes(scenes: list[Scene]) -> torch.Tensor:
     return torch.tensor([[scene.things[0].size] for scene in scenes])
+
+
+def middle(scene: Scene, loose: float) -> bool:
+    """Whether it is a portrait."""
+    thing = scene.things[0]
+    near = max(abs(thing.x - 0.5), abs(thing.y - 0.5)) <= 0.03 * loose
+    return len(scene.things) == 1 and near and -0.09 <= (thing.size - 0.75) / (loose or 1) <= 0.03
 
 
 def test_every_scene_comes_once_a_turn_and_each_turn_has_its_order(tmp_path: Path):
@@ -41,11 +47,10 @@ def test_a_batch_may_lie_across_two_turns(tmp_path: Path):
 
 def test_most_are_portraits_and_none_is_held_out(tmp_path: Path):
     drawn = pool(tmp_path).scenes(range(2 * PAGE))
-    alone = [scene for scene in drawn if len(scene.things) == 1]
-    middle = [
-        s for s in alone if 0.66 <= s.things[0].size <= 0.78 and abs(s.things[0].x - 0.5) < 0.04
-    ]
-    assert 96 <= len(middle) <= 106
+    assert sum(middle(scene, 0) for scene in drawn) == 96
+    loose = pool(tmp_path, loose=1.0).scenes(range(2 * PAGE))
+    assert sum(middle(scene, 0) for scene in loose) == 0
+    assert 96 <= sum(middle(scene, 1) for scene in loose) <= 106
     held = {split: pairs(split, digits=True) for split in ("validation", "test")}
     for scene in drawn:
         for thing in scene.things:
@@ -74,7 +79,8 @@ def test_answers_are_asked_for_once_and_found_again_in_the_folder(tmp_path: Path
     assert asked == [PAGE, PAGE], "the folder has them"
     pool(tmp_path, seed=4).answers("sizes", read, [5])
     pool(tmp_path, portraits=0.5).answers("sizes", read, [5])
-    assert asked == [PAGE] * 4, "other scenes are others"
+    pool(tmp_path, loose=0.5).answers("sizes", read, [5])
+    assert asked == [PAGE] * 5, "other scenes are others"
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".npy"]
 
 

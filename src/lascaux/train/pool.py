@@ -6,7 +6,8 @@ order every time it has been through them.
 
 Many of them are portraits: one large thing in the middle. So looks what a sentence asks for that
 says no more than what is to be seen; and since the codes of a thing depend on how it lies on their
-grid, it is learnt many times sooner than in all sizes at all places.
+grid, it is learnt many times sooner than in all sizes at all places. A portrait's thing fills six
+by six codes of ochre-vq.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,16 +37,18 @@ PAGE = 64  # scenes that are read together
 class OfPool(Beside):
     """Settings of runs on scenes that come again."""
 
-    different: int = setting(131_072, "scenes, until they come again in another order")
+    different: int = setting(65_536, "scenes, until they come again in another order")
     portraits: float = setting(0.75, "share of scenes that show one large thing in the middle")
+    loose: float = setting(0.0, "how much portraits vary in size and place, up to 1")
     kept_in: str = setting("", "folder for what is read of scenes; empty: within the run")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.different < PAGE or self.different % PAGE:
             raise BadInput(f"--different is {self.different}; expected a multiple of {PAGE}")
-        if not 0 <= self.portraits <= 1:
-            raise BadInput(f"--portraits is {self.portraits}; expected a share from 0 to 1")
+        for name in ("portraits", "loose"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise BadInput(f"--{name} is {value}; expected 0 to 1")
 
     def pool(self, folder: Path) -> "Pool":
         """The scenes of this run.
@@ -54,7 +57,7 @@ class OfPool(Beside):
             folder: of the run.
         """
         folder = Path(self.kept_in).expanduser() if self.kept_in else folder / "scenes"
-        return Pool(self.seed, self.different, self.portraits, folder)
+        return Pool(self.seed, self.different, self.portraits, self.loose, folder)
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,14 @@ class Pool:
         seed: of the run.
         different: how many there are.
         portraits: share of them.
+        loose: how much portraits vary.
         folder: where answers to them are kept; it need not exist.
     """
 
     seed: int
     different: int
     portraits: float
+    loose: float
     folder: Path
     _scenes: dict[int, list[Scene]] = field(default_factory=dict, compare=False, repr=False)
     _answers: dict[tuple[str, int], Tensor] = field(default_factory=dict, compare=False, repr=False)
@@ -105,12 +110,12 @@ class Pool:
     def _page(self, page: int) -> list[Scene]:
         if page not in self._scenes:
             rng = np.random.Generator(np.random.PCG64([self.seed, page]))
-            self._scenes[page] = mixed(rng, "train", PAGE, self.portraits)
+            self._scenes[page] = mixed(rng, "train", PAGE, self.portraits, self.loose)
         return self._scenes[page]
 
     def _answered(self, name: str, read: Callable, page: int) -> Tensor:
         if (name, page) not in self._answers:
-            folder = self.folder / f"{name}-{self.seed}-{self.portraits:g}"
+            folder = self.folder / f"{name}-{self.seed}-{self.portraits:g}-{self.loose:g}"
             path = folder / f"{page:06d}.npy"
             if path.is_file():
                 answers = torch.from_numpy(np.load(path))
@@ -123,10 +128,12 @@ class Pool:
         return self._answers[name, page]
 
 
-def mixed(rng: np.random.Generator, split: Split, count: int, portraits: float) -> list[Scene]:
+def mixed(
+    rng: np.random.Generator, split: Split, count: int, portraits: float, loose: float = 0.0
+) -> list[Scene]:
     """Scenes of a split, a share of them portraits, one after another by chance."""
     alone = round(portraits * count)
-    draws = [partial(portrait, rng, split, digits=True)] * alone
+    draws = [partial(portrait, rng, split, loose=loose, digits=True)] * alone
     draws += [partial(sample, rng, split, digits=True)] * (count - alone)
     return [draws[place]() for place in rng.permutation(count)]
 

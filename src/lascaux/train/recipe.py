@@ -244,7 +244,7 @@ class Recipe(ABC):
         }
 
 
-def restated(name: str, default: Any, of: type[Recipe] = Recipe) -> Any:
+def restated(name: str, default: Any, of: type = Recipe) -> Any:
     """A field that all runs (or those of a kind) have, with another default and the same help."""
     known = {field.name: field for field in fields(of)}
     return field(default=default, metadata=known[name].metadata)

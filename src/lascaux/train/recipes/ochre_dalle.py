@@ -153,7 +153,7 @@ def _answerer(recipe: OchreDalle) -> Answerer:
 def _kept(recipe: OchreDalle) -> Told:
     """Scenes of the validation split with their captions, always the same."""
     rng = np.random.Generator(np.random.PCG64([_SEED]))
-    drawn = mixed(rng, "validation", _VALIDATED, recipe.portraits)
+    drawn = mixed(rng, "validation", _VALIDATED, recipe.portraits, recipe.loose)
     captions, text = _worded(recipe, drawn, rng)
     return Told(text, _answerer(recipe).answers(stacked(drawn)), captions)
 

@@ -126,7 +126,7 @@ def _answerers(recipe: OchreImagine) -> tuple[Answerer, Answerer]:
 def _aside(recipe: OchreImagine) -> tuple[Answers, Answers]:
     """Codes of the validation scenes, with embeddings of the pictures and of captions."""
     rng = np.random.Generator(np.random.PCG64([_SEED]))
-    drawn = mixed(rng, "validation", _VALIDATED, recipe.portraits)
+    drawn = mixed(rng, "validation", _VALIDATED, recipe.portraits, recipe.loose)
     tokens, embeddings = (each.answers(stacked(drawn)) for each in _answerers(recipe))
     of_said = text_features(clip_of(recipe.clip), [caption(scene, rng) for scene in drawn])
     return Answers(tokens, embeddings), Answers(tokens, of_said)

@@ -83,9 +83,10 @@ class OchreMap(OfPool, Painting):
     name: ClassVar[str] = "ochre-map"
 
     tokeniser: str = setting(TOKENISER, "whose codes are written: a name or folder")
-    seed: int = restated("seed", 1)
-    steps: int = restated("steps", 20_000)
-    batch_size: int = restated("batch_size", 16)
+    loose: float = restated("loose", 1.0, OfPool)
+    seed: int = restated("seed", 3)
+    steps: int = restated("steps", 10_000)
+    batch_size: int = restated("batch_size", 32)
     precision: Precision = restated("precision", "bfloat16")
     optimiser: Literal["adamw", "muon"] = restated("optimiser", "muon", Painting)
     learning_rate: float = restated("learning_rate", 1e-3)
@@ -211,5 +212,5 @@ def _answerer(name: str) -> Answerer:
 def _kept(recipe: OchreMap) -> tuple[list[Scene], Tensor]:
     """Scenes of the validation split and their codes, always the same."""
     rng = np.random.Generator(np.random.PCG64([_SEED]))
-    drawn = mixed(rng, "validation", _VALIDATED, recipe.portraits)
+    drawn = mixed(rng, "validation", _VALIDATED, recipe.portraits, recipe.loose)
     return drawn, _tokeniser(recipe.tokeniser).encode(stacked(drawn).float() / 255)
