@@ -84,6 +84,16 @@ def test_answers_are_asked_for_once_and_found_again_in_the_folder(tmp_path: Path
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".npy"]
 
 
+def test_what_is_damaged_or_cannot_be_kept_is_told(tmp_path: Path):
+    pool(tmp_path).answers("sizes", sizes, [5])
+    (path,) = tmp_path.rglob("*.npy")
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(BadInput, match="delete it, and it is made again"):
+        pool(tmp_path).answers("sizes", sizes, [5])
+    with pytest.raises(BadInput, match="name another folder by --kept-in"):
+        pool(path).answers("sizes", sizes, [5])
+
+
 def test_impossible_pools_are_refused():
     with pytest.raises(BadInput, match="--different is 100; expected a multiple of 64"):
         OchreImagine(different=100)

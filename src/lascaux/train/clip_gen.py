@@ -44,7 +44,7 @@ class Answers(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Writing(Recipe):
+class ClipGenRecipe(Recipe):
     """Settings of all runs that train CLIP-GEN's transformer."""
 
     best: ClassVar[str | None] = "-validation_loss"
@@ -168,7 +168,7 @@ def clip_of(name: str) -> Clip:
     return found.eval().requires_grad_(False)
 
 
-def card(name: str, recipe: Writing, figures: dict[str, float]) -> str:
+def card(name: str, recipe: ClipGenRecipe, figures: dict[str, float]) -> str:
     """Markdown of a trained model."""
     title = f"A CLIP-GEN trained by the recipe `{name}` of Lascaux"
     said = f"{recipe.steps} steps of {recipe.batch_size} pictures; no caption was seen."

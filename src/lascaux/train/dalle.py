@@ -36,7 +36,7 @@ class Told(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Painting(Recipe):
+class DalleRecipe(Recipe):
     """Settings of all runs that train a DALL-E."""
 
     best: ClassVar[str | None] = "-validation_image_loss"
@@ -129,7 +129,7 @@ def side_of(tokeniser: ImageTokeniser) -> int:
     return grid[0]
 
 
-def card(name: str, recipe: Painting, figures: dict[str, float]) -> str:
+def card(name: str, recipe: DalleRecipe, figures: dict[str, float]) -> str:
     """Markdown of a trained model."""
     title = f"A DALL-E trained by the recipe `{name}` of Lascaux"
     said = (

@@ -118,14 +118,31 @@ class Pool:
             folder = self.folder / f"{name}-{self.seed}-{self.portraits:g}-{self.loose:g}"
             path = folder / f"{page:06d}.npy"
             if path.is_file():
-                answers = torch.from_numpy(np.load(path))
+                answers = _loaded(path)
             else:
                 answers = read(self._page(page))
-                folder.mkdir(parents=True, exist_ok=True)
-                with written_aside(path) as part, part.open("wb") as file:
-                    np.save(file, answers.numpy())
+                _write(path, answers)
             self._answers[name, page] = answers
         return self._answers[name, page]
+
+
+def _loaded(path: Path) -> Tensor:
+    try:
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInput(f"{path} is damaged ({error}); delete it, and it is made again") from error
+
+
+def _write(path: Path, answers: Tensor) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"what is read of scenes cannot be kept in {path.parent}: {error.strerror or error}; "
+            "name another folder by --kept-in"
+        ) from error
+    with written_aside(path) as part, part.open("wb") as file:
+        np.save(file, answers.numpy())
 
 
 def mixed(

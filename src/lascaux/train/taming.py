@@ -38,7 +38,7 @@ class Paired(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Painting(Recipe):
+class TamingRecipe(Recipe):
     """Settings of all runs that train a taming transformer."""
 
     best: ClassVar[str | None] = "-validation_loss"
@@ -157,7 +157,7 @@ def in_order(order: str, grid: Grid) -> dict[str, Any]:
     return {"order": order, "order_grid": None if order == "identity" else grid}
 
 
-def card(name: str, recipe: Painting, figures: dict[str, float]) -> str:
+def card(name: str, recipe: TamingRecipe, figures: dict[str, float]) -> str:
     """Markdown of a trained model."""
     title = f"A taming transformer trained by the recipe `{name}` of Lascaux"
     said = f"{recipe.steps} steps of {recipe.batch_size} pictures."

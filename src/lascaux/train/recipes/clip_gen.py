@@ -31,7 +31,7 @@ from lascaux.errors import BadInput
 from lascaux.models.clip_gen import VARIANTS, ClipGen, ClipGenConfig
 from lascaux.tasks.answerers import Answerer, clip_embeddings, token_ids
 from lascaux.train.aside import validated_on
-from lascaux.train.clip_gen import Answers, Writing, card, clip_of
+from lascaux.train.clip_gen import Answers, ClipGenRecipe, card, clip_of
 from lascaux.train.codes import code_count, square, tokeniser_of
 from lascaux.train.recipe import Sample, setting
 from lascaux.train.spelt import TOKENS, Spelt
@@ -49,7 +49,7 @@ ARCHITECTURES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipGenTraining(Spelt, Writing):
+class ClipGenTraining(Spelt, ClipGenRecipe):
     """Settings of a run; every field is a flag of `lascaux train clip-gen`."""
 
     name: ClassVar[str] = "clip-gen"

@@ -35,7 +35,7 @@ from lascaux.text.captions import CaptionTokenizer, ClipPairs
 from lascaux.train.aside import trained_on, validated_on
 from lascaux.train.captions import learnt_vocabulary, named_vocabulary, require_captions
 from lascaux.train.codes import square, tokeniser_of
-from lascaux.train.dalle import Painting, Told, card, side_of
+from lascaux.train.dalle import DalleRecipe, Told, card, side_of
 from lascaux.train.recipe import Sample, setting
 from lascaux.train.records import source_of
 from lascaux.train.spelt import TOKENS, Spelt
@@ -51,7 +51,7 @@ ARCHITECTURES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DalleTraining(Spelt, Painting):
+class DalleTraining(Spelt, DalleRecipe):
     """Settings of a run; every field is a flag of `lascaux train dalle`."""
 
     name: ClassVar[str] = "dalle"

@@ -25,7 +25,7 @@ from lascaux.tasks.answerers import Answerer, token_ids
 from lascaux.text.captions import CaptionTokenizer
 from lascaux.train.captions import named_vocabulary
 from lascaux.train.codes import tokeniser_of
-from lascaux.train.dalle import Painting, Told, card, side_of
+from lascaux.train.dalle import DalleRecipe, Told, card, side_of
 from lascaux.train.pool import OfPool, Pool, mixed, read_by
 from lascaux.train.recipe import Part, Precision, Sample, Share, restated, setting
 from lascaux.weights.load import load, save
@@ -50,7 +50,7 @@ OCHRE = DalleConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
-class OchreDalle(OfPool, Painting):
+class OchreDalle(OfPool, DalleRecipe):
     """Settings of a run; every field is a flag of `lascaux train ochre-dalle`."""
 
     name: ClassVar[str] = "ochre-dalle"
@@ -63,7 +63,7 @@ class OchreDalle(OfPool, Painting):
     precision: Precision = restated("precision", "bfloat16")
     warmup_steps: int = restated("warmup_steps", 200)
     cooldown_steps: int = restated("cooldown_steps", 3000)
-    optimiser: Literal["adamw", "muon"] = restated("optimiser", "muon", Painting)
+    optimiser: Literal["adamw", "muon"] = restated("optimiser", "muon", DalleRecipe)
     learning_rate: float = restated("learning_rate", 1e-3)
     weight_decay: float = restated("weight_decay", 0.01)
     averaging: float = restated("averaging", 0.998)

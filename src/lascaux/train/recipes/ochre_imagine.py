@@ -32,7 +32,7 @@ from lascaux.errors import BadInput
 from lascaux.models.clip_gen import ClipGen, ClipGenConfig
 from lascaux.tasks.answerers import Answerer, clip_embeddings, token_ids
 from lascaux.tasks.features import text_features
-from lascaux.train.clip_gen import Answers, Writing, card, clip_of
+from lascaux.train.clip_gen import Answers, ClipGenRecipe, card, clip_of
 from lascaux.train.codes import code_count, tokeniser_of
 from lascaux.train.pool import OfPool, Pool, mixed, read_by
 from lascaux.train.recipe import Part, Precision, Sample, Share, restated, setting
@@ -46,7 +46,7 @@ OCHRE = ClipGenConfig(codes=2048, layers=6, heads=6, width=192, dropout=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class OchreImagine(OfPool, Writing):
+class OchreImagine(OfPool, ClipGenRecipe):
     """Settings of a run; every field is a flag of `lascaux train ochre-imagine`."""
 
     name: ClassVar[str] = "ochre-imagine"
@@ -61,9 +61,9 @@ class OchreImagine(OfPool, Writing):
     warmup_steps: int = restated("warmup_steps", 300)
     cooldown_steps: int = restated("cooldown_steps", 5000)
     learning_rate: float = restated("learning_rate", 2e-3)
-    optimiser: Literal["adamw", "muon"] = restated("optimiser", "muon", Writing)
-    embedding_noise: float = restated("embedding_noise", 0.75, Writing)
-    null_condition: float = restated("null_condition", 0.1, Writing)
+    optimiser: Literal["adamw", "muon"] = restated("optimiser", "muon", ClipGenRecipe)
+    embedding_noise: float = restated("embedding_noise", 0.75, ClipGenRecipe)
+    null_condition: float = restated("null_condition", 0.1, ClipGenRecipe)
     averaging: float = restated("averaging", 0.998)
 
     def build(self) -> nn.Module:

@@ -53,8 +53,8 @@ from lascaux.train.recipe import (
 )
 from lascaux.train.schedules import Schedule
 from lascaux.train.taming import (
-    Painting,
     Paired,
+    TamingRecipe,
     beside,
     card,
     painted,
@@ -77,7 +77,7 @@ OCHRE = TamingTransformerConfig(codes=1, length=1, layers=6, heads=3, width=192)
 
 
 @dataclass(frozen=True, kw_only=True)
-class OchreMap(OfPool, Painting):
+class OchreMap(OfPool, TamingRecipe):
     """Settings of a run; every field is a flag of `lascaux train ochre-map`."""
 
     name: ClassVar[str] = "ochre-map"
@@ -88,7 +88,7 @@ class OchreMap(OfPool, Painting):
     steps: int = restated("steps", 10_000)
     batch_size: int = restated("batch_size", 32)
     precision: Precision = restated("precision", "bfloat16")
-    optimiser: Literal["adamw", "muon"] = restated("optimiser", "muon", Painting)
+    optimiser: Literal["adamw", "muon"] = restated("optimiser", "muon", TamingRecipe)
     learning_rate: float = restated("learning_rate", 1e-3)
     schedule: Schedule = restated("schedule", "cooldown")
     warmup_steps: int = restated("warmup_steps", 200)

@@ -50,8 +50,8 @@ from lascaux.train.label_patches import learnt_patches
 from lascaux.train.recipe import Loss, Moment, Sample, setting
 from lascaux.train.spelt import TOKENS, Spelt
 from lascaux.train.taming import (
-    Painting,
     Paired,
+    TamingRecipe,
     beside,
     card,
     in_order,
@@ -77,7 +77,7 @@ ARCHITECTURES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TamingTraining(Spelt, Painting):
+class TamingTraining(Spelt, TamingRecipe):
     """Settings of a run; every field is a flag of `lascaux train taming`."""
 
     name: ClassVar[str] = "taming"
