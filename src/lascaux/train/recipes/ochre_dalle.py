@@ -58,7 +58,7 @@ class OchreDalle(OfPool, DalleRecipe):
     tokeniser: str = setting("ochre-vq", "whose codes are written: a name or folder")
     model: str = setting("", "begin with the weights of this one: a folder or name")
     chinese: float = setting(0.3, "share of captions in Chinese")
-    seed: int = restated("seed", 1)
+    seed: int = restated("seed", 3)
     steps: int = restated("steps", 10_000)
     precision: Precision = restated("precision", "bfloat16")
     warmup_steps: int = restated("warmup_steps", 200)

@@ -83,16 +83,17 @@ class OchreMap(OfPool, TamingRecipe):
     name: ClassVar[str] = "ochre-map"
 
     tokeniser: str = setting(TOKENISER, "whose codes are written: a name or folder")
+    portraits: float = restated("portraits", 0.75, OfPool)
     loose: float = restated("loose", 1.0, OfPool)
     seed: int = restated("seed", 3)
     steps: int = restated("steps", 10_000)
     batch_size: int = restated("batch_size", 32)
     precision: Precision = restated("precision", "bfloat16")
     optimiser: Literal["adamw", "muon"] = restated("optimiser", "muon", TamingRecipe)
-    learning_rate: float = restated("learning_rate", 1e-3)
+    learning_rate: float = restated("learning_rate", 1.2e-3)
     schedule: Schedule = restated("schedule", "cooldown")
     warmup_steps: int = restated("warmup_steps", 200)
-    cooldown_steps: int = restated("cooldown_steps", 6000)
+    cooldown_steps: int = restated("cooldown_steps", 3000)
     averaging: float = restated("averaging", 0.998)
 
     def build(self) -> nn.Module:
