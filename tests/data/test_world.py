@@ -20,7 +20,7 @@ from lascaux.data.world import sample as sample_scene
 from lascaux.data.world.backgrounds import background
 from lascaux.data.world.language import ZH, relation
 from lascaux.data.world.objects import digit_scans, glyph, glyph_count, scans_of
-from lascaux.data.world.sampling import colour_pairs, crowd, pairs
+from lascaux.data.world.sampling import colour_pairs, crowd, pairs, twin
 from lascaux.data.world.spoiled import SPOILS, spoil
 from lascaux.data.world.wild import KINDS, fixed_set, wild
 
@@ -170,3 +170,20 @@ def test_a_crowd_is_of_different_objects_of_its_split():
         objects = [thing.object for thing in scene.things]
         assert len(set(objects)) == len(objects)
         assert set(objects) <= set(allowed)
+
+
+def test_a_twin_keeps_the_things_or_the_background_and_is_of_the_split():
+    draws = rng(6)
+    kept = {"things": 0, "background": 0}
+    for _ in range(60):
+        scene = sample_scene(draws, "train", digits=True)
+        other = twin(draws, scene, digits=True)
+        allowed = pairs("train", True)[other.background]
+        assert all(thing.object in allowed for thing in other.things)
+        if other.things == scene.things:
+            assert other.background != scene.background
+            kept["things"] += 1
+        else:
+            assert (other.background, other.variant) == (scene.background, scene.variant)
+            kept["background"] += 1
+    assert min(kept.values()) > 15

@@ -132,6 +132,25 @@ def crowd(rng: np.random.Generator, split: Split = "train", *, digits: bool = Fa
     return replace(scene, things=tuple(things))
 
 
+def twin(
+    rng: np.random.Generator, scene: Scene, split: Split = "train", *, digits: bool = False
+) -> Scene:
+    """A scene that is like another in parts: its things before another background, or others
+    before its own. Where there is no other background in this split, those others.
+    """
+    table = pairs(split, digits)
+    fitting = [
+        name
+        for name in BACKGROUNDS
+        if name != scene.background and all(it.object in table[name] for it in scene.things)
+    ]
+    if fitting and rng.random() < 0.5:
+        name = fitting[rng.integers(len(fitting))]
+        return replace(scene, background=name, variant=int(rng.integers(VARIANTS)))
+    other = sample(rng, split, backgrounds=(scene.background,), digits=digits)
+    return replace(scene, things=other.things)
+
+
 def single(
     rng: np.random.Generator,
     index: int,
