@@ -44,7 +44,8 @@ def singles(count: int) -> list[Scene]:
 
 def test_every_embedded_model_is_small():
     files = list(OCHRE.rglob("*.safetensors"))
-    assert {file.parent.name for file in files} == {"ochre-clip", "ochre-judge", "ochre-vq"}
+    names = {"ochre-clip", "ochre-judge", "ochre-vq", "ochre-imagine", "ochre-map"}
+    assert {file.parent.name for file in files} == names
     assert all(file.stat().st_size <= 8_000_000 for file in files)
 
 

@@ -231,12 +231,13 @@ def test_equal_patches_of_two_scenes_are_asked_for_equal_features():
     pictures = batch["picture"].unflatten(2, (8, 8)).unflatten(4, (8, 8))
     equal = (pictures[0::2] == pictures[1::2]).all(dim=5).all(dim=3).all(dim=1).flatten(1)
     assert torch.equal(same, equal)
-    features = torch.zeros(16, 64, 8)
-    assert wanted.of_features(features, batch) == 0
-    features[1::2] = torch.where(same[..., None], 0.0, 7.0)
+    torch.manual_seed(0)
+    features = torch.randn(16, 64, 8)
+    free = wanted.of_features(features, batch).item()
+    assert free == pytest.approx(0.5, rel=0.1), "as far as any two"
+    assert wanted.of_features(3 * features, batch).item() == pytest.approx(free)
+    features[1::2] = torch.where(same[..., None], features[0::2], features[1::2])
     assert wanted.of_features(features, batch) == 0, "only equal patches count"
-    features[1::2] = torch.where(same[..., None], 1.0, 7.0)
-    assert wanted.of_features(features, batch) == pytest.approx(0.5 * 8)
     assert OchreVq().of_features(features, {}) == 0
     with pytest.raises(BadInput, match="locality needs pairs"):
         OchreVq(locality=0.5, batch_size=3)

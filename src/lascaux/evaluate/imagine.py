@@ -199,13 +199,14 @@ class Comparison:
             return found
         rng = np.random.Generator(np.random.PCG64([_REFERENCE_SEED]))
         count = max(len(self.wanted.sentences), 2 * how.width)
-        scenes = (sample(rng, "test", "single", digits=True) for _ in range(count))
+        split = self.options.split
+        scenes = (sample(rng, split, "single", digits=True) for _ in range(count))
         return _statistics([draw(scene) for scene in scenes], how)
 
     def _settings(self) -> dict[str, object]:
         options = self.options
         told: dict[str, object] = {
-            "sentences": options.prompts or "the emoji world's test split",
+            "sentences": options.prompts or f"the emoji world's {options.split} split",
             "candidates": options.candidates,
             "seed": options.seed,
             "clip": options.clip,
@@ -217,7 +218,7 @@ class Comparison:
             told |= {"judge": "ochre-judge", "sentences_seed": SEED}
         if self._extractor is not None:
             told |= {
-                "true_pictures": options.reference or "scenes of the test split",
+                "true_pictures": options.reference or f"scenes of the {options.split} split",
                 "features": self._extractor.about["model"],
             }
         return told
@@ -235,7 +236,7 @@ def wanted(options: EvaluateImagineOptions) -> Wanted:
     if options.prompts is None:
         rng = np.random.Generator(np.random.PCG64([SEED]))
         count = options.limit or 500
-        scenes = [sample(rng, "test", "single", digits=True) for _ in range(count)]
+        scenes = [sample(rng, options.split, "single", digits=True) for _ in range(count)]
         return Wanted([caption(scene, rng) for scene in scenes], scenes)
     try:
         text = Path(options.prompts).expanduser().read_text(encoding="utf-8-sig")

@@ -20,7 +20,8 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from lascaux.data.world.boxed import SIZE, BoxedScenes, box_psnr, boxed_scenes
+from lascaux.data.world.boxed import SIZE, BoxedScenes, box_psnr, boxed_scenes, stacked
+from lascaux.data.world.sampling import twin
 from lascaux.data.world.scene import Scene
 from lascaux.evaluate.judging import Judgement, judged
 from lascaux.evaluate.reconstruct import by_thumbnail, thumbnail_size
@@ -119,6 +120,10 @@ def figures(tokeniser: ImageTokeniser, spelt: Spelt) -> Iterator[Figure]:
     yield Figure("thumbnail, PSNR in the box", plain.mean().item(), count, "dB", note)
     yield Figure("better in the box by", (own - plain).mean().item(), count, "dB")
 
+    if (same := _kept_codes(tokeniser, spelt)) is not None:
+        note = "of patches that are equal in two scenes"
+        yield Figure("same code", same.mean().item(), len(same), note=note)
+
     judge = load("ochre-judge")
     assert isinstance(judge, Judge)
     for name, pictures in (
@@ -171,6 +176,22 @@ def _spelt(tokeniser: ImageTokeniser, pictures: UInt8[Tensor, "b 3 y x"]) -> tup
     if size != SIZE:
         back = F.interpolate(back, (SIZE, SIZE), mode="bicubic", antialias=True).clamp(0, 1)
     return ids, back
+
+
+def _kept_codes(tokeniser: ImageTokeniser, spelt: Spelt) -> Float[Tensor, " n"] | None:
+    """Of patches that are the same in each scene and another like it in parts: 1 where the code is.
+
+    None where codes have no places.
+    """
+    grid = tokeniser.grid(tokeniser.preprocessing.size, tokeniser.preprocessing.size)
+    if grid is None:
+        return None
+    rng = np.random.Generator(np.random.PCG64([SEED, 1]))
+    others = stacked([twin(rng, scene, "test", digits=True) for scene in spelt.scenes.scenes])
+    ids = torch.cat([_spelt(tokeniser, part)[0] for part in others.split(_AT_ONCE)])
+    alike = (spelt.scenes.pictures == others).float().amin(dim=1)
+    equal = -F.max_pool2d(-alike, (SIZE // grid[0], SIZE // grid[1])) == 1
+    return (spelt.ids == ids)[equal.flatten(1)].float()
 
 
 def _thumbnail(picture: UInt8[Tensor, "3 y x"], bits: float) -> Float[Tensor, "3 y x"]:

@@ -217,9 +217,13 @@ class EvaluateImagineOptions:
         default=None,
         metadata={
             "metavar": "FILE",
-            "help": "sentences, one on each line; if not given, those of the emoji world's test "
-            "split, whose pictures the judge looks at",
+            "help": "sentences, one on each line; if not given, those of the emoji world, "
+            "whose pictures the judge looks at",
         },
+    )
+    split: Literal["test", "validation", "train"] = field(
+        default="test",
+        metadata={"help": "of the emoji world, whose sentences and true pictures are taken"},
     )
     reference: str | None = field(
         default=None,

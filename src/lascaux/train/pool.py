@@ -38,7 +38,7 @@ class OfPool(Beside):
     """Settings of runs on scenes that come again."""
 
     different: int = setting(65_536, "scenes, until they come again in another order")
-    portraits: float = setting(0.9375, "share of scenes that show one large thing in the middle")
+    portraits: float = setting(0.75, "share of scenes that show one large thing in the middle")
     loose: float = setting(0.0, "how much portraits vary in size and place, up to 1")
     kept_in: str = setting("", "folder for what is read of scenes; empty: within the run")
 

@@ -644,6 +644,12 @@ ENTRIES: tuple[Entry, ...] = (
         "A small CLIP of a small world; works offline, in English and Chinese.",
     ),
     _ochre("ochre-vq", "vqgan", "64 pixels as 64 of 2048 codes; works offline, on emoji scenes."),
+    _ochre(
+        "ochre-imagine", "clip_gen", "Scenes of emoji from sentences; learnt without a sentence."
+    ),
+    _ochre(
+        "ochre-map", "taming_transformer", "Scenes of emoji after maps of what each pixel shows."
+    ),
     _ochre("ochre-judge", "judge", "Checks what was generated; never used to guide or select."),
     *map(_openai, _OPENAI_FILES),
     *(

@@ -115,12 +115,16 @@ class OchreVq(scenes.OfScenes, Autoencoding):
         return scenes.twins(self.seed, share, self.things_weight, self.crowded)
 
     def of_features(self, features: Float[Tensor, "b n d"], batch: dict[str, Tensor]) -> Tensor:
-        """How far features of equal patches are apart, squared."""
+        """How far features of equal patches are apart, squared, beside any two features.
+
+        As a share, or features would only become smaller.
+        """
         if not self.locality:
             return super().of_features(features, batch)
         apart = (features[0::2] - features[1::2]).square().sum(dim=-1)
         same = batch["same"].to(apart.device)
-        return self.locality * (apart * same).sum() / same.sum().clamp(min=1)
+        of_any = 2 * features.flatten(0, 1).var(dim=0).sum()
+        return self.locality * (apart * same).sum() / same.sum().clamp(min=1) / of_any
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
