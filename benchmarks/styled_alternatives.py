@@ -92,7 +92,7 @@ class TiTokTrainee(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TiTokOnScenes(scenes.OfScenes):
+class TiTokOnScenes(scenes.OfScenes, Recipe):
     """TiTok's first stage: cross entropy of another tokeniser's codes, and its own codes' loss."""
 
     name: ClassVar[str] = "titok"
