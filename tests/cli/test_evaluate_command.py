@@ -147,7 +147,7 @@ def test_an_empty_class_and_a_folder_that_is_not_there_fail(measure, data, tmp_p
 
 def test_without_a_benchmark_they_are_named(capsys):
     assert main(["evaluate"]) == 2
-    named = "classify, fid, reconstruct, imagine, ochre-clip, ochre-vq, ochre-styled, ochre-judge"
+    named = "imagine, ochre-clip, ochre-vq, ochre-styled, ochre-map, ochre-judge"
     assert named in capsys.readouterr().err
     assert main(["evaluate", "ochre-judge", "--glyphs", "x"]) == 2
 

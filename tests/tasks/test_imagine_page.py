@@ -12,7 +12,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "imagine.md").read_text(encoding="u
 
 def test_the_examples_run(tmp_path, monkeypatch):
     models = {
-        "clip-gen-coco": tiny_clip_gen("ViT-B/32", "clip-gen-vqgan-coco"),
+        "ochre-imagine": tiny_clip_gen("ViT-B/32", "clip-gen-vqgan-coco"),
         "clip-gen-vqgan-coco": tiny_tokeniser("vqgan"),
         "ViT-B/32": tiny_clip(),
     }
