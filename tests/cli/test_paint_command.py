@@ -151,8 +151,7 @@ def test_a_person_at_a_terminal_sees_the_unfinished_picture_and_nothing_of_it_st
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "required: --out, --model"),
-        (("--out", "out"), "required: --model"),
+        ((), "required: --out"),
         (("--model", "m"), "required: --out"),
         (("--model", "m", "--out", "out", "--map", "seg.png", "--class", "2"), "one of them"),
         (("--model", "m", "--out", "out", "--map", "no.png"), "--map no.png: there is no such"),
