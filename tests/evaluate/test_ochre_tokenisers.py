@@ -59,11 +59,22 @@ def test_a_tokeniser_is_measured_by_the_box_and_by_the_judge(tmp_path: Path):
     assert found["reconstructed: judge names the background"] < 0.5
     apart = found["PSNR in the object's box"] - found["thumbnail, PSNR in the box"]
     assert found["better in the box by"] == pytest.approx(apart)
+    assert found["same code"] == 1, "a code says what is in its patch alone"
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (2 * 12 * 64, 2 * 2 * 64)
     coarse = named(ochre_tokeniser.evaluate(MeanTokens(256, size=64, factor=16), 24))
     assert coarse["PSNR in the object's box"] < found["PSNR in the object's box"]
     assert coarse["reconstructed: judge names the object"] < 0.2
+
+
+def test_what_stands_elsewhere_moves_codes_of_ochre_vq():
+    assert 0.1 < named(ochre_tokeniser.evaluate("ochre-vq", 24))["same code"] < 0.9
+
+
+def test_codes_that_do_not_fall_on_pixels_are_not_compared():
+    found = named(ochre_tokeniser.evaluate(MeanTokens(256, size=128, factor=1), 2))
+    assert "same code" not in found
+    assert "codes used" in found
 
 
 def test_scenes_are_enlarged_to_the_size_that_a_tokeniser_takes():

@@ -150,6 +150,14 @@ def test_what_does_not_fit_is_refused():
             replace(TINY, **fields)
 
 
+def test_guidance_of_a_model_that_knows_no_null_condition_is_refused():
+    assert ClipGenConfig(codes=4, guidance=2.0, null_condition=True).guidance == 2
+    with pytest.raises(BadInput, match="knows no null condition"):
+        ClipGenConfig(codes=4, guidance=2.0)
+    with pytest.raises(BadInput, match="expected a finite number"):
+        ClipGenConfig(codes=4, guidance=float("nan"), null_condition=True)
+
+
 def test_a_config_survives_json():
     for config in VARIANTS.values():
         assert ClipGenConfig.from_json(config.to_json()) == config

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import torch
 from lascaux.data.world.sampling import pairs
 from lascaux.data.world.scene import Scene
 from lascaux.errors import BadInput
-from lascaux.train.pool import PAGE, Pool, mixed
+from lascaux.train.codes import reader_of
+from lascaux.train.pool import PAGE, Pool, mixed, read_by
 from lascaux.train.recipe import Share
 from lascaux.train.recipes.ochre_imagine import OchreImagine
 
@@ -92,6 +94,15 @@ def test_what_is_damaged_or_cannot_be_kept_is_told(tmp_path: Path):
         pool(tmp_path).answers("sizes", sizes, [5])
     with pytest.raises(BadInput, match="name another folder by --kept-in"):
         pool(path).answers("sizes", sizes, [5])
+
+
+def test_ids_of_large_codebooks_stay_what_they_are(tmp_path: Path):
+    large = replace(reader_of("ochre-vq"), answers=lambda x: torch.full((len(x), 2), 100_000))
+    assert read_by(pool(tmp_path), large, [5]).tolist() == [[100_000, 100_000]]
+    assert read_by(pool(tmp_path), large, [5]).tolist() == [[100_000, 100_000]], "kept, too"
+    other = replace(large, preprocessing=replace(large.preprocessing, size=32))
+    with pytest.raises(BadInput, match="reads pictures of 32 pixels; scenes have 64"):
+        read_by(pool(tmp_path), other, [5])
 
 
 def test_impossible_pools_are_refused():

@@ -221,30 +221,6 @@ def test_ochre_vq_draws_a_batch_by_its_step_alone_from_the_train_split(monkeypat
         OchreVq(crowded=1.5)
 
 
-def test_equal_patches_of_two_scenes_are_asked_for_equal_features():
-    wanted = OchreVq(locality=0.5)
-    batch = wanted.batch(Share(0, 0, 16))
-    assert batch["picture"].shape == (16, 3, 64, 64)
-    same = batch["same"]
-    assert same.shape == (8, 64)
-    assert 0.05 < same.float().mean() < 0.9
-    pictures = batch["picture"].unflatten(2, (8, 8)).unflatten(4, (8, 8))
-    equal = (pictures[0::2] == pictures[1::2]).all(dim=5).all(dim=3).all(dim=1).flatten(1)
-    assert torch.equal(same, equal)
-    torch.manual_seed(0)
-    features = torch.randn(16, 64, 8)
-    free = wanted.of_features(features, batch).item()
-    assert free == pytest.approx(0.5, rel=0.1), "as far as any two"
-    assert wanted.of_features(3 * features, batch).item() == pytest.approx(free)
-    features[1::2] = torch.where(same[..., None], features[0::2], features[1::2])
-    assert wanted.of_features(features, batch) == 0, "only equal patches count"
-    assert OchreVq().of_features(features, {}) == 0
-    with pytest.raises(BadInput, match="locality needs pairs"):
-        OchreVq(locality=0.5, batch_size=3)
-    with pytest.raises(BadInput, match=r"--locality is -1"):
-        OchreVq(locality=-1.0)
-
-
 def test_ochre_vq_measures_the_box_of_the_object(tmp_path: Path, few_scenes, monkeypatch):
     wanted = OchreVq(averaging=0.0)
     model = wanted.build().eval()

@@ -22,7 +22,7 @@ from lascaux.data.world.sampling import sample
 from lascaux.data.world.scene import MAP_CLASSES, Scene, draw, draw_map
 from lascaux.errors import Unsupported
 from lascaux.evaluate.judging import judged, overlap
-from lascaux.evaluate.ochre_tokeniser import as_image
+from lascaux.evaluate.ochre_tokeniser import as_image, settings
 from lascaux.evaluate.report import Figure, Report
 from lascaux.images.maps import coloured
 from lascaux.models.judge import Judge
@@ -83,14 +83,7 @@ def evaluate(
         "ochre-map",
         painter.shown,
         painter.weights,
-        {
-            "split": "test",
-            "scene_pixels": SIZE,
-            "seed": SEED,
-            "judge": "ochre-judge",
-            "device": device,
-            "dtype": dtype,
-        },
+        settings(SEED, device, dtype),
         tuple(_figures(painter, drawn, painted)),
     )
 

@@ -81,7 +81,7 @@ def evaluate(
         "ochre-styled",
         tokeniser.shown,
         tokeniser.weights,
-        settings(device, dtype),
+        settings(SEED, device, dtype),
         (
             *figures(tokeniser, spelt),
             *_some_prefixes(prefixes, len(few.scenes)),

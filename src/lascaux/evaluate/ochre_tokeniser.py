@@ -74,17 +74,17 @@ def evaluate(
         "ochre-tokeniser",
         tokeniser.shown,
         tokeniser.weights,
-        settings(device, dtype),
+        settings(SEED, device, dtype),
         tuple(figures(tokeniser, spelt)),
     )
 
 
-def settings(device: str, dtype: str) -> dict[str, object]:
+def settings(seed: int, device: str, dtype: str) -> dict[str, object]:
     """What a report says of how it was made."""
     return {
         "split": "test",
         "scene_pixels": SIZE,
-        "seed": SEED,
+        "seed": seed,
         "judge": "ochre-judge",
         "device": device,
         "dtype": dtype,
@@ -181,10 +181,10 @@ def _spelt(tokeniser: ImageTokeniser, pictures: UInt8[Tensor, "b 3 y x"]) -> tup
 def _kept_codes(tokeniser: ImageTokeniser, spelt: Spelt) -> Float[Tensor, " n"] | None:
     """Of patches that are the same in each scene and another like it in parts: 1 where the code is.
 
-    None where codes have no places.
+    None where codes have no places, or such as do not fall on the scenes' pixels.
     """
     grid = tokeniser.grid(tokeniser.preprocessing.size, tokeniser.preprocessing.size)
-    if grid is None:
+    if grid is None or any(SIZE % side for side in grid):
         return None
     rng = np.random.Generator(np.random.PCG64([SEED, 1]))
     others = stacked([twin(rng, scene, "test", digits=True) for scene in spelt.scenes.scenes])

@@ -51,6 +51,10 @@ class ClipGenConfig:
         least = min(self.codes, self.length, self.layers, self.heads, self.width)
         if min(least, self.embedding_width) < 1:
             raise BadInput("codes, length, layers, heads and widths must be at least one")
+        if not abs(self.guidance) < float("inf"):
+            raise BadInput(f"guidance {self.guidance}; expected a finite number")
+        if self.guidance != 1 and not self.null_condition:
+            raise BadInput(f"guidance {self.guidance} of a model that knows no null condition")
         if self.width % self.heads:
             raise BadInput(f"width {self.width} does not divide into {self.heads} heads")
 

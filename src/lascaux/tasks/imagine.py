@@ -63,7 +63,7 @@ class _Job:
 class Imaginer:
     """Makes pictures with a CLIP-GEN or a DALL-E.
 
-        imaginer = Imaginer("clip-gen-coco")
+        imaginer = Imaginer()  # ochre-imagine; or Imaginer("clip-gen-coco")
         for picture in imaginer.imagine("a red apple on a blue table"):
             picture.image.save("apple.png")
 
@@ -131,7 +131,11 @@ class Imaginer:
 
     @classmethod
     def from_options(cls, options: ImagineOptions) -> "Imaginer":
-        """The imaginer that options describe; errors as of the constructor."""
+        """The imaginer that options describe.
+
+        Raises:
+            BadInput, Unsupported, WeightsError: as the constructor.
+        """
         return cls(
             options.model or DEFAULT_MODEL,
             tokeniser=options.tokeniser,

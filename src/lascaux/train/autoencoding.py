@@ -188,7 +188,7 @@ class Autoencoding(Recipe):
         x = model.vqgan.normalise(batch["picture"].float() / 255)
         x = x.contiguous(memory_format=torch.channels_last)
         if moment.turn == "autoencoder":
-            return self._of_autoencoder(model, x, batch, moment.step)
+            return self._of_autoencoder(model, x, batch.get("weight"), moment.step)
         return self._of_discriminator(model, x, moment)
 
     def temperature_at(self, step: int) -> float:
@@ -196,13 +196,7 @@ class Autoencoding(Recipe):
         falling = 1 - _risen(step, self.temperature_steps)
         return self.least_temperature + (self.temperature - self.least_temperature) * falling
 
-    def of_features(self, features: Float[Tensor, "b n d"], batch: dict[str, Tensor]) -> Tensor:
-        """What else a recipe asks of the features of a batch, to be descended."""
-        return features.new_zeros(())
-
-    def _of_autoencoder(
-        self, model: Trainee, x: Tensor, batch: dict[str, Tensor], step: int
-    ) -> Loss:
+    def _of_autoencoder(self, model: Trainee, x: Tensor, weight: Tensor | None, step: int) -> Loss:
         vqgan, options = model.vqgan, self.adversary
         features = vqgan.features(x)
         with precise(x.device):
@@ -212,7 +206,6 @@ class Autoencoding(Recipe):
             if vqgan.config.quantiser == "gumbel":
                 weighed = weighed * _risen(step, self.divergence_steps)
             apart = from_white(features.float()) if self.decorrelation else features.new_zeros(())
-            wanted = self.of_features(features.float(), batch)
         model.tending.note(quantised.ids, features)
         back = vqgan.decode(quantised.features, vqgan.grid(x))
         terms = generator_terms(
@@ -224,7 +217,7 @@ class Autoencoding(Recipe):
             discriminator=lambda pictures: model.discriminator(pictures).float(),
             last_layer=vqgan.last_layer,
             perceptual=self._perceptual(x.device),
-            pixel_weight=batch.get("weight"),
+            pixel_weight=weight,
         )
         figures: dict[str, Tensor | float] = {
             "reconstruction": terms.reconstruction,
@@ -237,7 +230,7 @@ class Autoencoding(Recipe):
             figures["balance"] = terms.balance
         if self.decorrelation:
             figures["correlation"] = apart.detach()
-        total = terms.total + self.decorrelation * apart + wanted
+        total = terms.total + self.decorrelation * apart
         return Loss(total, figures, _Kept(back.detach(), features.detach()))
 
     def _of_discriminator(self, model: Trainee, x: Tensor, moment: Moment) -> Loss:

@@ -1,16 +1,18 @@
 """Frozen tokenisers, as those see them who learn to write their codes."""
 
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Int, UInt8
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from lascaux.images.preprocess import Preprocessing, to_square
 from lascaux.nn.grid import Grid
+from lascaux.tasks.answerers import Answerer, token_ids
 from lascaux.tasks.tokenisers import ImageTokeniser, image_tokeniser
 
 
@@ -20,6 +22,12 @@ def tokeniser_of(name: str) -> ImageTokeniser:
     found = image_tokeniser(name)
     found.model.requires_grad_(False)
     return found
+
+
+@lru_cache(maxsize=2)
+def reader_of(name: str) -> Answerer:
+    """The same tokeniser as one who answers pictures with the ids of their codes."""
+    return token_ids(cast(nn.Module, tokeniser_of(name).model), name)
 
 
 def grid_of(tokeniser: ImageTokeniser) -> Grid | None:

@@ -156,7 +156,7 @@ def mixed(
 
 
 def read_by(pool: Pool, answerer: Answerer, numbers: Sequence[int]) -> Shaped[Tensor, "b n"]:
-    """What a frozen model answers to the pictures of scenes; tokens are 16 bits wide.
+    """What a frozen model answers to the pictures of scenes.
 
     Raises:
         BadInput: it reads pictures of another size.
@@ -168,7 +168,7 @@ def read_by(pool: Pool, answerer: Answerer, numbers: Sequence[int]) -> Shaped[Te
         # The same bits in every process: which way products take is measured in each of them.
         with settled("torch"), torch.autocast("cpu", enabled=False):
             answers = answerer.answers(stacked(scenes))
-        return answers if answerer.kind == "embedding" else answers.short()
+        return answers if answerer.kind == "embedding" else answers.int()
 
     return pool.answers(f"{answerer.kind}-{answerer.weights[:12]}", read, numbers)
 

@@ -2,18 +2,17 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from lascaux.data.world.backgrounds import BACKGROUNDS
 from lascaux.data.world.boxed import SIZE, BoxedScenes, box_psnr, boxed_scenes, stacked
-from lascaux.data.world.sampling import crowd, sample, twin
+from lascaux.data.world.sampling import crowd, sample
 from lascaux.data.world.scene import Scene, draw_map
 from lascaux.errors import BadInput
 from lascaux.train.mixin import Beside
@@ -22,7 +21,6 @@ from lascaux.train.reconstructions import psnr
 
 _VALIDATED = 256  # scenes
 _SEED = 79  # of them
-_PATCH = 8  # pixels along the side of what a code stands for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,21 +75,6 @@ def weighed(seed: int, share: Share, of_things: float, crowded: float = 0.0) -> 
     return {"picture": stacked(drawn), "weight": weight / weight.mean()}
 
 
-def twins(seed: int, share: Share, of_things: float, crowded: float = 0.0) -> dict[str, Tensor]:
-    """As `weighed`, but every second scene is like the one before it in parts.
-
-    In "same" (`b/2 n`) stand, row by row, the patches of eight pixels' side that are equal in both.
-    """
-    rng = np.random.Generator(np.random.PCG64([seed, share.number, 1]))
-    firsts = _drawn(seed, replace(share, size=share.size // 2), crowded)
-    drawn = [each for scene in firsts for each in (scene, twin(rng, scene, digits=True))]
-    pictures = stacked(drawn)
-    alike = (pictures[0::2] == pictures[1::2]).float()
-    same = -F.max_pool2d(-alike.amin(dim=1), _PATCH) == 1
-    weight = torch.where(maps_of(drawn) >= len(BACKGROUNDS), of_things, 1.0)[:, None]
-    return {"picture": pictures, "weight": weight / weight.mean(), "same": same.flatten(1)}
-
-
 def _drawn(seed: int, share: Share, crowded: float = 0.0) -> list[Scene]:
     rng = np.random.Generator(np.random.PCG64([seed, share.number]))
     full = round(crowded * share.size)
@@ -122,7 +105,6 @@ __all__ = [
     "figures",
     "maps_of",
     "pictures",
-    "twins",
     "validation",
     "weighed",
 ]

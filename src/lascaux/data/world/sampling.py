@@ -135,8 +135,10 @@ def crowd(rng: np.random.Generator, split: Split = "train", *, digits: bool = Fa
 def twin(
     rng: np.random.Generator, scene: Scene, split: Split = "train", *, digits: bool = False
 ) -> Scene:
-    """A scene that is like another in parts: its things before another background, or others
-    before its own. Where there is no other background in this split, those others.
+    """A scene that is like another in parts.
+
+    Its things before another background, or other things before its own; these always, where the
+    split has no other background for its things.
     """
     table = pairs(split, digits)
     fitting = [

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,10 +21,9 @@ from lascaux.data.world.language import caption
 from lascaux.data.world.scene import Scene
 from lascaux.errors import BadInput
 from lascaux.models.dalle import Dalle, DalleConfig
-from lascaux.tasks.answerers import Answerer, token_ids
 from lascaux.text.captions import CaptionTokenizer
 from lascaux.train.captions import named_vocabulary
-from lascaux.train.codes import tokeniser_of
+from lascaux.train.codes import reader_of, tokeniser_of
 from lascaux.train.dalle import DalleRecipe, Told, card, side_of
 from lascaux.train.pool import OfPool, Pool, mixed, read_by
 from lascaux.train.recipe import Part, Precision, Sample, Share, restated, setting
@@ -103,7 +102,7 @@ class OchreDalle(OfPool, DalleRecipe):
         numbers = pool.numbers(share)
         rng = np.random.Generator(np.random.PCG64([self.seed, share.number]))
         _, text = _worded(self, pool.scenes(numbers), rng)
-        return {"text": text, "tokens": read_by(pool, _answerer(self), numbers).long()}
+        return {"text": text, "tokens": read_by(pool, reader_of(self.tokeniser), numbers).long()}
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -144,18 +143,12 @@ def _worded(
 
 
 @lru_cache(maxsize=2)
-def _answerer(recipe: OchreDalle) -> Answerer:
-    """Who reads codes."""
-    return token_ids(cast(nn.Module, tokeniser_of(recipe.tokeniser).model), recipe.tokeniser)
-
-
-@lru_cache(maxsize=2)
 def _kept(recipe: OchreDalle) -> Told:
     """Scenes of the validation split with their captions, always the same."""
     rng = np.random.Generator(np.random.PCG64([_SEED]))
     drawn = mixed(rng, "validation", _VALIDATED, recipe.portraits, recipe.loose)
     captions, text = _worded(recipe, drawn, rng)
-    return Told(text, _answerer(recipe).answers(stacked(drawn)), captions)
+    return Told(text, reader_of(recipe.tokeniser).answers(stacked(drawn)), captions)
 
 
 @lru_cache(maxsize=1)

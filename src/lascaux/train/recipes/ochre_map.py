@@ -38,10 +38,9 @@ from lascaux.errors import BadInput
 from lascaux.images.maps import coloured
 from lascaux.models.label_patches import LabelPatches
 from lascaux.models.taming_transformer import TamingTransformer, TamingTransformerConfig
-from lascaux.tasks.answerers import Answerer, token_ids
 from lascaux.tasks.tokenisers import ImageTokeniser
 from lascaux.train import scenes
-from lascaux.train.codes import tokeniser_of
+from lascaux.train.codes import reader_of, tokeniser_of
 from lascaux.train.label_patches import learnt_patches
 from lascaux.train.pool import OfPool, Pool, mixed, read_by
 from lascaux.train.recipe import (
@@ -121,14 +120,14 @@ class OchreMap(OfPool, TamingRecipe):
 
     def batch(self, pool: Pool, share: Share) -> dict[str, Tensor]:
         """Scenes of the train split as their codes, and their maps as theirs."""
-        numbers, tokeniser = pool.numbers(share), _answerer(self.tokeniser)
+        numbers, reader = pool.numbers(share), reader_of(self.tokeniser)
         stage = _patches(vqgan_of(self.tokeniser).factor)
 
         def read(drawn: list[Scene]) -> Tensor:
-            return stage.encode_numbers(scenes.maps_of(drawn)).short()
+            return stage.encode_numbers(scenes.maps_of(drawn)).int()
 
         conditions = pool.answers(f"conditions-{weights_hash(stage)[:12]}", read, numbers)
-        return {"tokens": read_by(pool, tokeniser, numbers).long(), "condition": conditions.long()}
+        return {"tokens": read_by(pool, reader, numbers).long(), "condition": conditions.long()}
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], moment: Moment) -> Loss:
         """Cross entropy of the scenes' codes."""
@@ -203,12 +202,6 @@ def _patches(factor: int) -> LabelPatches:
         shapes=OUTLINES,
         seed=_SEED,
     )
-
-
-@lru_cache(maxsize=1)
-def _answerer(name: str) -> Answerer:
-    """Who reads codes."""
-    return token_ids(vqgan_of(name), name)
 
 
 @lru_cache(maxsize=1)

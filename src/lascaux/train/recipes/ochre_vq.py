@@ -33,21 +33,19 @@ nothing.
 As in the recipe `vqgan`, several processes train together, and --shard is not possible.
 """
 
-import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from lascaux.errors import BadInput
 from lascaux.models.vqgan import ResidualBlock, VqGan, VqGanConfig
 from lascaux.train import scenes
 from lascaux.train.autoencoding import Autoencoding, Trainee, card, reconstructed
-from lascaux.train.recipe import Sample, Share, restated, setting
+from lascaux.train.recipe import Sample, restated, setting
 from lascaux.train.reconstructions import side_by_side
 from lascaux.weights.load import load, save
 
@@ -76,9 +74,6 @@ class OchreVq(scenes.OfScenes, Autoencoding):
     best: ClassVar[str | None] = "+validation_psnr_of_object"
     model: str = setting("", "begin with these weights: a folder or name; it may be shallower")
     depth: int = setting(2, "residual blocks of a level; the decoder has one more")
-    locality: float = setting(
-        0.0, "weight of equal features of equal patches, whatever stands around them"
-    )
     steps: int = restated("steps", 30_000)
     warmup_steps: int = restated("warmup_steps", 200)
     cooldown_steps: int = restated("cooldown_steps", 6000)
@@ -91,13 +86,6 @@ class OchreVq(scenes.OfScenes, Autoencoding):
     discriminator_layers: int = restated("discriminator_layers", 2, Autoencoding)
     adversarial_weight: float = restated("adversarial_weight", 0.2, Autoencoding)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.locality < math.inf:
-            raise BadInput(f"--locality is {self.locality}; it must be at least 0")
-        if self.locality and self.batch_size % 2:
-            raise BadInput(f"--batch-size {self.batch_size}: locality needs pairs of scenes")
-
     def build(self) -> nn.Module:
         """A small VQGAN with its discriminator."""
         config = replace(OCHRE, blocks=self.depth)
@@ -107,24 +95,6 @@ class OchreVq(scenes.OfScenes, Autoencoding):
         if self.model:
             _begin_with(vqgan, _pretrained(self.model, config))
         return self.trainee(vqgan, scenes.SIZE, fresh=not self.model)
-
-    def batch(self, share: Share) -> dict[str, Tensor]:
-        """Scenes of the train split; for locality, every second like the one before it in parts."""
-        if not self.locality:
-            return super().batch(share)
-        return scenes.twins(self.seed, share, self.things_weight, self.crowded)
-
-    def of_features(self, features: Float[Tensor, "b n d"], batch: dict[str, Tensor]) -> Tensor:
-        """How far features of equal patches are apart, squared, beside any two features.
-
-        As a share, or features would only become smaller.
-        """
-        if not self.locality:
-            return super().of_features(features, batch)
-        apart = (features[0::2] - features[1::2]).square().sum(dim=-1)
-        same = batch["same"].to(apart.device)
-        of_any = 2 * features.flatten(0, 1).var(dim=0).sum()
-        return self.locality * (apart * same).sum() / same.sum().clamp(min=1) / of_any
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
