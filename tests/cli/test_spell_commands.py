@@ -187,7 +187,7 @@ def test_without_a_model_the_embedded_one_spells(photos, run):
     code, out, err = run("spell", photos / "0.png", "--json")
     assert code == 0, err
     (told,) = json.loads(out)
-    assert (told["model"], told["codes"], len(told["ids"])) == ("ochre-vq", 2048, 64)
+    assert (told["model"], told["codes"], len(told["ids"])) == ("ochre-vq", 4096, 64)
 
 
 @pytest.mark.parametrize(

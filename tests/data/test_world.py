@@ -20,7 +20,7 @@ from lascaux.data.world import sample as sample_scene
 from lascaux.data.world.backgrounds import background
 from lascaux.data.world.language import ZH, relation
 from lascaux.data.world.objects import digit_scans, glyph, glyph_count, scans_of
-from lascaux.data.world.sampling import colour_pairs, crowd, pairs, twin
+from lascaux.data.world.sampling import aligned, colour_pairs, crowd, pairs, twin
 from lascaux.data.world.spoiled import SPOILS, spoil
 from lascaux.data.world.wild import KINDS, fixed_set, wild
 
@@ -170,6 +170,26 @@ def test_a_crowd_is_of_different_objects_of_its_split():
         objects = [thing.object for thing in scene.things]
         assert len(set(objects)) == len(objects)
         assert set(objects) <= set(allowed)
+
+
+def test_an_aligned_scene_is_the_same_one_on_a_grid():
+    draws = rng(4)
+    for _ in range(200):
+        scene = sample_scene(draws, "train", digits=True)
+        found = aligned(scene)
+        assert (found.background, found.variant) == (scene.background, scene.variant)
+        assert [it.object for it in found.things] == [it.object for it in scene.things]
+        for thing, before in zip(found.things, scene.things, strict=True):
+            assert thing.size in (0.375, 0.5, 0.75)
+            assert abs(thing.size - before.size) <= 0.125
+            edges = [
+                8 * (at + sign * thing.size / 2) for at in (thing.x, thing.y) for sign in (-1, 1)
+            ]
+            assert all(edge == round(edge) and 0 <= edge <= 8 for edge in edges)
+            assert max(abs(thing.x - before.x), abs(thing.y - before.y)) <= 0.1
+        assert aligned(found) == found
+        boxes = {(it.x, it.y) for it in found.things}
+        assert len(boxes) == len(found.things), "none hides another"
 
 
 def test_a_twin_keeps_the_things_or_the_background_and_is_of_the_split():

@@ -23,7 +23,7 @@ def model() -> ClipGen:
     torch.manual_seed(0)
     return ClipGen(
         ClipGenConfig(
-            codes=2048,
+            codes=4096,
             length=64,
             layers=1,
             heads=2,

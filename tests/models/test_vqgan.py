@@ -24,6 +24,7 @@ KINDS = {
     "nearest": TINY,
     "gumbel": replace(TINY, quantiser="gumbel"),
     "averaging": replace(TINY, resampling_convolutions=False),
+    "patches": replace(TINY, encoder="patches"),
     "double": replace(TINY, double_latent=True),
     "used": replace(TINY, used_codes=7),
     "used-gumbel": replace(TINY, quantiser="gumbel", used_codes=7),
@@ -209,6 +210,18 @@ def test_convolutions_halve_with_zeros_to_the_right_and_below():
     wide = F.pad(x, (1, 1, 1, 1))
     plain = F.conv2d(wide, down.conv.weight, down.conv.bias)[:, :, 1::2, 1::2]
     torch.testing.assert_close(down(x), plain[:, :, :2, :3])
+
+
+def test_equal_patches_have_equal_codes_wherever_they_are():
+    model = made(replace(TINY, encoder="patches"))
+    first, other = pictures(model, count=2, height=8, width=12)
+    other[:, 4:, 8:] = first[:, :4, 4:8]
+    ids = model.encode(torch.stack([first, other]))
+    assert ids[1, 5] == ids[0, 1]
+    # Their neighbours have no part in it: not so where the encoder is one of convolutions.
+    wide = made(TINY).eval()
+    features = wide.features(torch.stack([first, other]))
+    assert not torch.allclose(features[1, 5], features[0, 1], atol=1e-3)
 
 
 def test_dropout_acts_in_training_alone():

@@ -63,7 +63,8 @@ def test_a_stopped_run_ends_with_the_same_bits_and_writes_pictures(tmp_path: Pat
 
 
 def test_the_loss_is_that_of_the_codes_after_the_pictures_embeddings(tmp_path: Path):
-    wanted = recipe(embedding_noise=0.0, null_condition=0.0, precision="float32")
+    plain = {"embedding_noise": 0.0, "null_condition": 0.0, "strange_codes": 0.0}
+    wanted = recipe(**plain, precision="float32")
     torch.manual_seed(0)
     model = wanted.build()
     assert isinstance(model, ClipGen)
@@ -80,7 +81,7 @@ def test_the_loss_is_that_of_the_codes_after_the_pictures_embeddings(tmp_path: P
 
 
 def test_embeddings_left_away_are_zeros_and_the_model_says_that_it_learnt_them(tmp_path: Path):
-    wanted = recipe(null_condition=1.0, precision="float32")
+    wanted = recipe(null_condition=1.0, strange_codes=0.0, precision="float32")
     model = wanted.build()
     assert isinstance(model, ClipGen)
     assert model.config.null_condition
@@ -95,6 +96,30 @@ def test_embeddings_left_away_are_zeros_and_the_model_says_that_it_learnt_them(t
     assert not recipe(null_condition=0.0).build().config.null_condition
     with pytest.raises(BadInput, match=r"--null-condition is 2"):
         recipe(null_condition=2.0)
+
+
+def test_codes_are_also_learnt_after_those_of_other_pictures(tmp_path: Path):
+    torch.manual_seed(0)
+    wanted = recipe(strange_codes=0.8, null_condition=0.0, embedding_noise=0.0)
+    ids = torch.arange(200)[:, None].expand(200, 63)
+    read = wanted._estranged(ids)
+    strange = (read != ids).float()
+    assert set((read - ids)[strange.bool()].tolist()) == {-1, 199}, "those of a neighbour"
+    shares = strange.mean(dim=1)
+    assert strange.mean().item() == pytest.approx(0.4, abs=0.05)
+    assert shares.min() < 0.1
+    assert 0.7 < shares.max() < 1
+    # What is to be written stays the picture's own.
+    model = wanted.build()
+    batch = wanted.batch(wanted.pool(tmp_path), Share(0, 0, 4))
+    torch.manual_seed(5)
+    value = wanted.loss(model, batch, Moment(0)).value
+    torch.manual_seed(5)
+    logits = model(wanted._estranged(batch["tokens"][:, :-1]), batch["embedding"])
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["tokens"].flatten())
+    torch.testing.assert_close(value, expected)
+    with pytest.raises(BadInput, match=r"--strange-codes is 1\.5; expected 0 to 1"):
+        recipe(strange_codes=1.5)
 
 
 def test_the_embedded_model_fits_into_its_file():

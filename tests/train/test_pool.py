@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lascaux.data.world.boxed import stacked
 from lascaux.data.world.sampling import pairs
 from lascaux.data.world.scene import Scene
 from lascaux.errors import BadInput
@@ -17,7 +18,7 @@ from lascaux.train.recipes.ochre_imagine import OchreImagine
 
 def pool(folder: Path, **changes) -> Pool:
     two_pages = {"seed": 3, "different": 2 * PAGE, "portraits": 0.75, "loose": 0.0}
-    return Pool(**{**two_pages, "folder": folder, **changes})
+    return Pool(**{**two_pages, "on_grid": False, "folder": folder, **changes})
 
 
 def sizes(scenes: list[Scene]) -> torch.Tensor:
@@ -65,6 +66,22 @@ def test_most_are_portraits_and_none_is_held_out(tmp_path: Path):
     )
 
 
+def test_on_the_grid_a_thing_has_the_same_codes_wherever_it_is():
+    reader = reader_of("ochre-vq")
+    scenes = OchreImagine(portraits=0.5).scenes_of(np.random.default_rng(2), "train", 64)
+    for scene in scenes[:40]:
+        thing, length = scene.things[0], round(scene.things[0].size * 8)
+        found = []
+        for top, left in ((0, 0), (8 - length, 0), (8 - length, 8 - length)):
+            moved = replace(thing, x=(left + length / 2) / 8, y=(top + length / 2) / 8)
+            ids = reader.answers(stacked([Scene("red", (moved,))])).reshape(8, 8)
+            found.append(ids[top : top + length, left : left + length])
+        assert torch.equal(found[0], found[1]), thing
+        assert torch.equal(found[0], found[2]), thing
+        place = (thing.x * 8 - length / 2, thing.y * 8 - length / 2)
+        assert all(at == round(at) and 0 <= at <= 8 - length for at in place)
+
+
 def test_answers_are_asked_for_once_and_found_again_in_the_folder(tmp_path: Path):
     asked = []
 
@@ -82,7 +99,8 @@ def test_answers_are_asked_for_once_and_found_again_in_the_folder(tmp_path: Path
     pool(tmp_path, seed=4).answers("sizes", read, [5])
     pool(tmp_path, portraits=0.5).answers("sizes", read, [5])
     pool(tmp_path, loose=0.5).answers("sizes", read, [5])
-    assert asked == [PAGE] * 5, "other scenes are others"
+    pool(tmp_path, on_grid=True).answers("sizes", read, [5])
+    assert asked == [PAGE] * 6, "other scenes are others"
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".npy"]
 
 

@@ -221,8 +221,19 @@ def test_ochre_vq_draws_a_batch_by_its_step_alone_from_the_train_split(monkeypat
         OchreVq(crowded=1.5)
 
 
-def test_ochre_vq_measures_the_box_of_the_object(tmp_path: Path, few_scenes, monkeypatch):
-    wanted = OchreVq(averaging=0.0)
+@pytest.fixture
+def few_codes(monkeypatch):
+    """The recipe with a hundredth of its codes, learnt from a few scenes."""
+    monkeypatch.setattr(ochre_vq, "OCHRE", replace(ochre_vq.OCHRE, codes=40))
+    yield lambda **changes: OchreVq(**{"learnt_from": 8, **changes})
+    for kept in (ochre_vq._learnt, ochre_vq._pretrained):
+        kept.cache_clear()
+
+
+def test_ochre_vq_measures_the_box_of_the_object(
+    tmp_path: Path, few_scenes, few_codes, monkeypatch
+):
+    wanted = few_codes(averaging=0.0)
     model = wanted.build().eval()
     monkeypatch.setattr(ochre_vq, "reconstructed", _spoilt)
     found = wanted.validate(model)
@@ -231,24 +242,50 @@ def test_ochre_vq_measures_the_box_of_the_object(tmp_path: Path, few_scenes, mon
     assert found["validation_psnr"] < 30
     assert found["validation_codes_used"] == 1 / ochre_vq.OCHRE.codes
     wanted.export(model, tmp_path / "model", found)
-    size = (tmp_path / "model" / "model.safetensors").stat().st_size
-    assert size < 8e6
     spelt = lascaux.load(tmp_path / "model").encode(torch.zeros(1, 3, 64, 64))
     assert spelt.shape == (1, 64)
 
 
-def test_a_shallower_ochre_vq_is_deepened_and_computes_the_same(tmp_path: Path):
+def test_ochre_vq_begins_with_codes_of_patches_which_stay(tmp_path: Path, few_codes, few_scenes):
     torch.manual_seed(0)
-    shallow = VqGan(replace(ochre_vq.OCHRE, blocks=ochre_vq.OCHRE.blocks - 1)).eval()
-    deep = OchreVq(model=saved(shallow, tmp_path / "shallow")).build().vqgan.eval()
-    assert deep.config == ochre_vq.OCHRE
-    x = torch.randn(2, 3, 64, 64)
-    torch.testing.assert_close(deep.features(x), shallow.features(x))
-    codes = shallow.quantise(shallow.features(x))[1]
-    torch.testing.assert_close(deep.decode(codes, (8, 8)), shallow.decode(codes, (8, 8)))
-    other = saved(VqGan(replace(ochre_vq.OCHRE, blocks=3)), tmp_path / "deeper")
-    with pytest.raises(BadInput, match="at most 2 blocks a level"):
-        OchreVq(model=other).build()
+    run = {"steps": 3, "batch_size": 2, "warmup_steps": 0, "cooldown_steps": 0, "averaging": 0.0}
+    wanted = few_codes(**run, dead_after=1)
+    begun = wanted.build().vqgan
+    assert train(wanted, tmp_path / "run", QUICK)
+    after = lascaux.load(tmp_path / "run" / "model")
+    for name, value in begun.state_dict().items():
+        kept = name.startswith(("encoder.", "to_code.", "codebook."))
+        if kept:
+            torch.testing.assert_close(after.state_dict()[name], value, atol=1e-3, rtol=1e-3)
+    assert (after.last_layer - begun.last_layer).abs().max() > 1e-3
+    # As good as a mean colour of each patch before the decoder has learnt anything.
+    x = begun.normalise(scenes.validation().pictures.float() / 255)
+    features = begun.features(x)
+    codes = begun.quantise(features)[1]
+    assert (codes - features).square().mean() < 0.3 * features.var()
+    again = few_codes(model=str(tmp_path / "run" / "model")).build().vqgan.state_dict()
+    assert all(torch.equal(again[key], value) for key, value in after.state_dict().items())
+
+
+def test_ochre_vq_takes_over_a_decoder(tmp_path: Path, few_codes):
+    torch.manual_seed(0)
+    convolving = replace(ochre_vq.OCHRE, encoder="convolutions", code_width=8)
+    other = VqGan(convolving)
+    found = few_codes(decoder=saved(other, tmp_path / "other")).build().vqgan
+    assert torch.equal(found.last_layer, other.last_layer)
+    assert found.config == ochre_vq.OCHRE
+    narrow = saved(VqGan(replace(convolving, blocks=1)), tmp_path / "narrow")
+    clip = saved(Clip(tiny_reader(600)), tmp_path / "clip")
+    for changes, reason in (
+        ({"decoder": narrow}, "its decoder has another shape"),
+        ({"decoder": clip}, "is a Clip; expected a VQGAN"),
+        ({"model": narrow}, "expected what this recipe trains"),
+        ({"model": narrow, "decoder": narrow}, "leave --decoder out"),
+        ({"quantiser": "gumbel"}, "codes are the nearest"),
+        ({"learnt_from": 1}, "learn them from more pictures"),
+    ):
+        with pytest.raises(BadInput, match=reason):
+            few_codes(**changes).build()
 
 
 def _spoilt(vqgan: VqGan, pictures: Tensor) -> tuple[Tensor, Tensor]:

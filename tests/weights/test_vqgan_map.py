@@ -232,6 +232,13 @@ def test_missing_and_extra_keys_are_named_as_published(tmp_path: Path):
         load(path)
 
 
+def test_an_encoder_of_patches_is_told_by_its_shapes(tmp_path: Path):
+    for changes in ({}, {"double_latent": True}, {"multiples": (1, 2, 2)}):
+        model, path = made(replace(TINY, encoder="patches", **changes)), tmp_path / "m.safetensors"
+        save_file(model.state_dict(), path)
+        assert_same(load(path), model)
+
+
 def test_a_saved_folder_gives_the_same_model_and_hash(tmp_path: Path):
     model = made(replace(TINY, used_codes=5, unknown="extra"))
     save(model, tmp_path / "mine")

@@ -62,6 +62,7 @@ class VqGanConfig:
     latent_width: int = 256  # channels before the codes' width
     double_latent: bool = False  # the encoder gives twice as many, as for a mean and a variance
     resampling_convolutions: bool = True  # False: halved by averages, doubled by repetition alone
+    encoder: Literal["convolutions", "patches"] = "convolutions"  # patches: each by itself
     groups: int = 32  # of every group norm
     norm_epsilon: float = 1e-6
     dropout: float = 0.0  # probability, in residual blocks
@@ -78,6 +79,8 @@ class VqGanConfig:
     def __post_init__(self) -> None:
         if self.quantiser not in ("nearest", "gumbel"):
             raise BadInput(f"quantiser {self.quantiser!r} is neither 'nearest' nor 'gumbel'")
+        if self.encoder not in ("convolutions", "patches"):
+            raise BadInput(f"encoder {self.encoder!r} is neither 'convolutions' nor 'patches'")
         if self.weighs not in ("codebook", "commitment"):
             raise BadInput(f"weighs {self.weighs!r} is neither 'codebook' nor 'commitment'")
         if self.quantiser == "gumbel" and self.latent_width != self.code_width:
@@ -340,6 +343,25 @@ class Encoder(nn.Module):
         return self.last(self.last_norm.silu(self.middle(x)))
 
 
+class PatchEncoder(nn.Module):
+    """From a picture to a map that is smaller by the factor, every patch by itself: linearly.
+
+    Equal patches have equal codes wherever they are and whatever is around them, so that who learns
+    to write codes has less to learn; what a patch's neighbours say of it is left to the decoder.
+    Not so in the paper. It is the first layer alone of the encoder in Yu et al.: "Vector-quantized
+    Image Modeling with Improved VQGAN", 2021, arXiv:2110.04627, section 3.1.
+    """
+
+    def __init__(self, config: VqGanConfig) -> None:
+        super().__init__()
+        width = config.latent_width * (1 + config.double_latent)
+        self.first = _convolution(config.in_channels, width, config.factor, config.factor)
+
+    def forward(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b d y2 x2"]:
+        """The map."""
+        return self.first(x)
+
+
 class Decoder(nn.Module):
     """From a small map back to a picture; its levels are counted from full size."""
 
@@ -379,7 +401,7 @@ class VqGan(nn.Module):
     def __init__(self, config: VqGanConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
+        self.encoder = (PatchEncoder if config.encoder == "patches" else Encoder)(config)
         encoded = config.latent_width * (1 + config.double_latent)
         self.to_code = _convolution(encoded, config.code_width, 1)
         self.codebook = nn.Embedding(config.codes, config.code_width)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lascaux.errors import BadInput
 from lascaux.models.patch_discriminator import PatchDiscriminator, PatchDiscriminatorConfig
-from lascaux.models.vqgan import VqGan
+from lascaux.models.vqgan import Encoder, VqGan
 from lascaux.train.adversarial import AdversarialOptions, discriminator_terms, generator_terms
 from lascaux.train.cards import card_of
 from lascaux.train.codebook import Tending, from_white
@@ -141,7 +141,9 @@ class Autoencoding(Recipe):
                 "out, or take --quantiser nearest"
             )
         _require_patches(size, self.discriminator_layers)
-        still = any("vqgan.codebook.weight.".startswith(f"{name}.") for name in self.freeze)
+        still = not vqgan.codebook.weight.requires_grad or any(
+            "vqgan.codebook.weight.".startswith(f"{name}.") for name in self.freeze
+        )
         tending = Tending(
             vqgan.codebook.weight,
             average=self.codebook == "average" and not still,
@@ -180,7 +182,9 @@ class Autoencoding(Recipe):
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """The levels of encoder and decoder."""
         assert isinstance(model, Trainee)
-        return [*model.vqgan.encoder.levels, *model.vqgan.decoder.levels]
+        encoder, decoder = model.vqgan.encoder, model.vqgan.decoder
+        levels = encoder.levels if isinstance(encoder, Encoder) else ()
+        return [*levels, *decoder.levels]
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], moment: Moment) -> Loss:
         """What the autoencoder or the discriminator is to descend."""

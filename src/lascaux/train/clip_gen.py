@@ -6,7 +6,7 @@ ever seen. Batches have "tokens" (`b n`) and "embedding" (`b e`, of unit length)
 
 Embeddings of pictures and of sentences lie in the same space, but not in the same part of it. Noise
 on the embedding makes the model bear that (Zhou et al. 2022, arXiv:2111.13792, section 3.2); the
-published training has none.
+published training has none. Nor does it read codes other than the picture's own.
 """
 
 from dataclasses import dataclass
@@ -55,6 +55,9 @@ class ClipGenRecipe(Recipe):
     null_condition: float = setting(
         0.0, "chance that an embedding is left away, so that guidance works later on"
     )
+    strange_codes: float = setting(
+        0.0, "largest share of the codes read that are another picture's, so that embeddings count"
+    )
     reconstruction_weight: float = setting(
         0.0, "of the distance of embeddings of what would be drawn; the paper's second term"
     )
@@ -64,8 +67,10 @@ class ClipGenRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.null_condition <= 1:
-            raise BadInput(f"--null-condition is {self.null_condition}; expected 0 to 1")
+        for name in ("null_condition", "strange_codes"):
+            if not 0 <= getattr(self, name) <= 1:
+                flag = name.replace("_", "-")
+                raise BadInput(f"--{flag} is {getattr(self, name)}; expected 0 to 1")
         for name in ("embedding_noise", "reconstruction_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 flag = name.replace("_", "-")
@@ -84,7 +89,8 @@ class ClipGenRecipe(Recipe):
         """Cross entropy of the codes; with a weight, also the embeddings' distance."""
         assert isinstance(model, ClipGen)
         tokens, embeddings = batch["tokens"], batch["embedding"]
-        logits = model(tokens[:, :-1], self._left_away(self._noisy(embeddings)))
+        read = self._estranged(tokens[:, :-1])
+        logits = model(read, self._left_away(self._noisy(embeddings)))
         value = F.cross_entropy(rearrange(logits, "b n v -> (b n) v").float(), tokens.flatten())
         if not self.reconstruction_weight:
             return Loss(value, {})
@@ -127,6 +133,20 @@ class ClipGenRecipe(Recipe):
             return embeddings
         chance = torch.rand(len(embeddings), 1) < self.null_condition  # by the generator as above
         return embeddings.masked_fill(chance.to(embeddings.device), 0.0)
+
+    def _estranged(self, ids: Int[Tensor, "b n"]) -> Int[Tensor, "b n"]:
+        """Codes, some of them those of the next picture at their place.
+
+        What is written later comes after codes that may be wrong. Who has only read right ones
+        takes their word for what the picture shows, and not the embedding's. The share is drawn for
+        each picture.
+        """
+        if not self.strange_codes:
+            return ids
+        # By the generator as above.
+        share = self.strange_codes * torch.rand(len(ids), 1)
+        chosen = (torch.rand(ids.shape) < share).to(ids.device)
+        return torch.where(chosen, ids.roll(1, dims=0), ids)
 
     def _apart(self, model: ClipGen, logits: Tensor, embeddings: Tensor) -> Tensor:
         tokeniser, clip = (

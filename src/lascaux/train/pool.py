@@ -7,7 +7,7 @@ order every time it has been through them.
 Many of them are portraits: one large thing in the middle. So looks what a sentence asks for that
 says no more than what is to be seen; and since the codes of a thing depend on how it lies on their
 grid, it is learnt many times sooner than in all sizes at all places. A portrait's thing fills six
-by six codes of ochre-vq.
+by six codes of ochre-vq; others, on the grid too, three by three or four by four.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from lascaux.data.world.boxed import SIZE, stacked
-from lascaux.data.world.sampling import Split, portrait, sample
+from lascaux.data.world.sampling import Split, aligned, portrait, sample
 from lascaux.data.world.scene import Scene
 from lascaux.errors import BadInput
 from lascaux.nn.linear import settled
@@ -40,6 +40,9 @@ class OfPool(Beside):
     different: int = setting(65_536, "scenes, until they come again in another order")
     portraits: float = setting(0.75, "share of scenes that show one large thing in the middle")
     loose: float = setting(0.0, "how much portraits vary in size and place, up to 1")
+    on_grid: bool = setting(
+        True, "things lie on the grid of codes, three, four or six of them long"
+    )
     kept_in: str = setting("", "folder for what is read of scenes; empty: within the run")
 
     def __post_init__(self) -> None:
@@ -57,7 +60,12 @@ class OfPool(Beside):
             folder: of the run.
         """
         folder = Path(self.kept_in).expanduser() if self.kept_in else folder / "scenes"
-        return Pool(self.seed, self.different, self.portraits, self.loose, folder)
+        how = (self.portraits, self.loose, self.on_grid)
+        return Pool(self.seed, self.different, *how, folder)
+
+    def scenes_of(self, rng: np.random.Generator, split: Split, count: int) -> list[Scene]:
+        """Scenes of a split, as this run's are."""
+        return mixed(rng, split, count, self.portraits, self.loose, on_grid=self.on_grid)
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ class Pool:
         different: how many there are.
         portraits: share of them.
         loose: how much portraits vary.
+        on_grid: whether things lie on the grid of codes.
         folder: where answers to them are kept; it need not exist.
     """
 
@@ -76,6 +85,7 @@ class Pool:
     different: int
     portraits: float
     loose: float
+    on_grid: bool
     folder: Path
     _scenes: dict[int, list[Scene]] = field(default_factory=dict, compare=False, repr=False)
     _answers: dict[tuple[str, int], Tensor] = field(default_factory=dict, compare=False, repr=False)
@@ -110,12 +120,15 @@ class Pool:
     def _page(self, page: int) -> list[Scene]:
         if page not in self._scenes:
             rng = np.random.Generator(np.random.PCG64([self.seed, page]))
-            self._scenes[page] = mixed(rng, "train", PAGE, self.portraits, self.loose)
+            self._scenes[page] = mixed(
+                rng, "train", PAGE, self.portraits, self.loose, on_grid=self.on_grid
+            )
         return self._scenes[page]
 
     def _answered(self, name: str, read: Callable, page: int) -> Tensor:
         if (name, page) not in self._answers:
-            folder = self.folder / f"{name}-{self.seed}-{self.portraits:g}-{self.loose:g}"
+            how = f"{self.seed}-{self.portraits:g}-{self.loose:g}-{'grid' * self.on_grid}"
+            folder = self.folder / f"{name}-{how}"
             path = folder / f"{page:06d}.npy"
             if path.is_file():
                 answers = _loaded(path)
@@ -146,13 +159,29 @@ def _write(path: Path, answers: Tensor) -> None:
 
 
 def mixed(
-    rng: np.random.Generator, split: Split, count: int, portraits: float, loose: float = 0.0
+    rng: np.random.Generator,
+    split: Split,
+    count: int,
+    portraits: float,
+    loose: float = 0.0,
+    *,
+    on_grid: bool = False,
 ) -> list[Scene]:
-    """Scenes of a split, a share of them portraits, one after another by chance."""
+    """Scenes of a split, a share of them portraits, one after another by chance.
+
+    Args:
+        rng: drawn with.
+        split: of the pairs.
+        count: of the scenes.
+        portraits: share of them.
+        loose: how much portraits vary.
+        on_grid: whether things are moved onto a grid of 8 by 8, three, four or six cells long.
+    """
     alone = round(portraits * count)
     draws = [partial(portrait, rng, split, loose=loose, digits=True)] * alone
     draws += [partial(sample, rng, split, digits=True)] * (count - alone)
-    return [draws[place]() for place in rng.permutation(count)]
+    drawn = [draws[place]() for place in rng.permutation(count)]
+    return [aligned(scene) for scene in drawn] if on_grid else drawn
 
 
 def read_by(pool: Pool, answerer: Answerer, numbers: Sequence[int]) -> Shaped[Tensor, "b n"]:

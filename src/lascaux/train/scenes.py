@@ -71,8 +71,13 @@ def weighed(seed: int, share: Share, of_things: float, crowded: float = 0.0) -> 
         crowded: share of the scenes that are full of things.
     """
     drawn = _drawn(seed, share, crowded)
-    weight = torch.where(maps_of(drawn) >= len(BACKGROUNDS), of_things, 1.0)[:, None]
+    weight = weights_of(drawn, of_things)
     return {"picture": stacked(drawn), "weight": weight / weight.mean()}
+
+
+def weights_of(drawn: list[Scene], of_things: float) -> Float[Tensor, "b 1 y x"]:
+    """What each pixel of scenes counts: 1 of backgrounds, so much of things."""
+    return torch.where(maps_of(drawn) >= len(BACKGROUNDS), of_things, 1.0)[:, None]
 
 
 def _drawn(seed: int, share: Share, crowded: float = 0.0) -> list[Scene]:
@@ -107,4 +112,5 @@ __all__ = [
     "pictures",
     "validation",
     "weighed",
+    "weights_of",
 ]

@@ -643,7 +643,7 @@ ENTRIES: tuple[Entry, ...] = (
         "clip",
         "A small CLIP of a small world; works offline, in English and Chinese.",
     ),
-    _ochre("ochre-vq", "vqgan", "64 pixels as 64 of 2048 codes; works offline, on emoji scenes."),
+    _ochre("ochre-vq", "vqgan", "64 pixels as 64 of 4096 codes; works offline, on emoji scenes."),
     _ochre(
         "ochre-imagine", "clip_gen", "Scenes of emoji from sentences; learnt without a sentence."
     ),

@@ -25,7 +25,7 @@ from lascaux.text.captions import CaptionTokenizer
 from lascaux.train.captions import named_vocabulary
 from lascaux.train.codes import reader_of, tokeniser_of
 from lascaux.train.dalle import DalleRecipe, Told, card, side_of
-from lascaux.train.pool import OfPool, Pool, mixed, read_by
+from lascaux.train.pool import OfPool, Pool, read_by
 from lascaux.train.recipe import Part, Precision, Sample, Share, restated, setting
 from lascaux.weights.load import load, save
 
@@ -35,10 +35,10 @@ _VOCABULARY = "ochre-clip"
 
 # 3.8 million parameters. Captions of 24 ids are the longest in a thousand.
 OCHRE = DalleConfig(
-    codes=2048,
+    codes=4096,
     grid=8,
     width=192,
-    layers=5,
+    layers=4,
     text_tokens=2048,
     text_length=24,
     heads=4,
@@ -146,7 +146,7 @@ def _worded(
 def _kept(recipe: OchreDalle) -> Told:
     """Scenes of the validation split with their captions, always the same."""
     rng = np.random.Generator(np.random.PCG64([_SEED]))
-    drawn = mixed(rng, "validation", _VALIDATED, recipe.portraits, recipe.loose)
+    drawn = recipe.scenes_of(rng, "validation", _VALIDATED)
     captions, text = _worded(recipe, drawn, rng)
     return Told(text, reader_of(recipe.tokeniser).answers(stacked(drawn)), captions)
 

@@ -191,7 +191,7 @@ _TAMING_MARKS = ("encoder.mid.block_1.norm1.weight", "decoder.mid.block_1.norm1.
 LAYOUTS = (
     Layout(
         "lascaux",
-        ("codebook.weight", "encoder.middle.first.norm1.weight", "decoder.last_norm.weight"),
+        ("codebook.weight", "decoder.middle.first.norm1.weight", "decoder.last_norm.weight"),
     ),
     Layout("taming-gumbel", (*_TAMING_MARKS, "quantize.embed.weight", "quantize.proj.weight")),
     Layout(
@@ -302,6 +302,7 @@ def _fixed(config: VqGanConfig) -> tuple[object, ...]:
     """What of a config the shapes of the weights tell, too."""
     return (
         *(config.codes, config.code_width, config.quantiser, config.in_channels, config.width),
+        *(config.encoder,),
         *(config.out_channels, config.multiples, config.blocks, config.latent_width),
         *(config.double_latent, config.resampling_convolutions, config.labels),
         *(config.attends(encoder=True), config.attends(encoder=False)),
@@ -328,14 +329,18 @@ def config_from_tensors(
 
 
 def _config_of_shapes(state: Mapping[str, Tensor]) -> VqGanConfig:
-    width, in_channels = state["encoder.first.weight"].shape[:2]
-    levels = _count(state, "encoder.levels.")
-    blocks = _count(state, "encoder.levels.0.blocks.")
-    last = f"blocks.{blocks - 1}.conv2.weight"
-    widths = [state[f"encoder.levels.{level}.{last}"].shape[0] for level in range(levels)]
+    encoded, in_channels = state["encoder.first.weight"].shape[:2]
+    levels = _count(state, "decoder.levels.")
+    blocks = _count(state, "decoder.levels.0.blocks.") - 1
+    last = f"blocks.{blocks}.conv2.weight"
+    widths = [state[f"decoder.levels.{level}.{last}"].shape[0] for level in range(levels)]
     latent_width = state["decoder.first.weight"].shape[1]
     codes, code_width = state["codebook.weight"].shape
-    attends = [f"encoder.levels.{level}.attention.0.out.weight" in state for level in range(levels)]
+    attends = [f"decoder.levels.{level}.attention.0.out.weight" in state for level in range(levels)]
+    patches = not _count(state, "encoder.levels.")
+    width = widths[0] if patches else encoded
+    if not patches:
+        encoded = state["encoder.last.weight"].shape[0]
     # Where pictures are too small to be halved so often, larger ones have the same structure.
     image_size = max(256, 2 ** (levels - 1))
     labels = state["colours"].shape[1] if "colours" in state else None
@@ -346,13 +351,14 @@ def _config_of_shapes(state: Mapping[str, Tensor]) -> VqGanConfig:
         in_channels=in_channels,
         out_channels=state["decoder.last.weight"].shape[0],
         image_size=image_size,
+        encoder="patches" if patches else "convolutions",
         width=width,
         multiples=tuple(each // width for each in widths),
         blocks=blocks,
         attention_sizes=tuple(image_size >> level for level in range(levels) if attends[level]),
         latent_width=latent_width,
-        double_latent=state["encoder.last.weight"].shape[0] == 2 * latent_width,
-        resampling_convolutions=levels == 1 or "encoder.levels.0.resample.conv.weight" in state,
+        double_latent=encoded == 2 * latent_width,
+        resampling_convolutions=levels == 1 or "decoder.levels.1.resample.conv.weight" in state,
         used_codes=len(state["used"]) if "used" in state else None,
         labels=labels,
         mean=0.5 if labels is None else 0.0,
