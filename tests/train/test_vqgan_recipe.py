@@ -282,10 +282,18 @@ def test_ochre_vq_takes_over_a_decoder(tmp_path: Path, few_codes):
         ({"model": narrow}, "expected what this recipe trains"),
         ({"model": narrow, "decoder": narrow}, "leave --decoder out"),
         ({"quantiser": "gumbel"}, "codes are the nearest"),
+        ({"codebook": "average"}, "stay as they are learnt"),
+        ({"decorrelation": 0.1}, "stay as they are learnt"),
+        ({"learnt_from": 0}, "--learnt-from is 0"),
         ({"learnt_from": 1}, "learn them from more pictures"),
     ):
         with pytest.raises(BadInput, match=reason):
             few_codes(**changes).build()
+
+
+def test_the_embedded_ochre_vq_fits_into_its_file():
+    weights = sum(weight.numel() for weight in VqGan(ochre_vq.OCHRE).parameters())
+    assert 2 * weights < 7_950_000
 
 
 def _spoilt(vqgan: VqGan, pictures: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,11 +25,11 @@ from lascaux.generate.tokens import begin, write
 from lascaux.images.preprocess import normalise
 from lascaux.models.clip import Clip
 from lascaux.models.clip_gen import ClipGen, embedding_loss
+from lascaux.train.begun import named
 from lascaux.train.cards import card_of
 from lascaux.train.codes import grid_of, pages_of, tokeniser_of
 from lascaux.train.optimisers import Optimiser, decayed_and_plain, within_blocks
 from lascaux.train.recipe import Loss, Moment, Recipe, Sample, precise, restated, setting
-from lascaux.weights.load import load
 
 _SHOWN = 8  # pictures of a sheet of samples
 _AT_ONCE = 64  # pictures of a validation
@@ -182,10 +182,7 @@ def clip_of(name: str) -> Clip:
     Raises:
         BadInput: it is something else.
     """
-    found = load(name)
-    if not isinstance(found, Clip):
-        raise BadInput(f"--clip {name} is a {type(found).__name__}; expected a CLIP")
-    return found.eval().requires_grad_(False)
+    return named("--clip", name, Clip, "CLIP").eval().requires_grad_(False)
 
 
 def card(name: str, recipe: ClipGenRecipe, figures: dict[str, float]) -> str:

@@ -29,7 +29,8 @@ def learn_patch_codes(
     pixels, but for what lies outside the directions.
 
     Args:
-        vqgan: whose encoder is one of patches; changed in place.
+        vqgan: whose encoder is one of patches, with latents at least as wide as codes; changed in
+            place.
         pictures: to learn from.
         weight: what each pixel counts: patches are drawn by it.
         seed: of the drawing, and of where k-means begins.

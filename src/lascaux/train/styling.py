@@ -24,12 +24,12 @@ from lascaux.errors import BadInput
 from lascaux.models.styled_vq import StyledVq, StyledVqConfig
 from lascaux.nn.quantise import rotated_through, straight_through
 from lascaux.tasks.tokenisers import image_tokeniser
+from lascaux.train.begun import named
 from lascaux.train.cards import card_of
 from lascaux.train.codebook import Tending
 from lascaux.train.optimisers import Optimiser, decayed_and_plain, within_blocks
 from lascaux.train.perceptual import perceptual_distance
 from lascaux.train.recipe import Loss, Moment, Recipe, precise, restated, setting
-from lascaux.weights.load import load
 
 _AT_ONCE = 32  # pictures reconstructed together in a validation
 _SPAN = 100.0  # longest wave of positions over the shortest
@@ -311,10 +311,7 @@ def pretrained(name: str) -> StyledVq:
     Raises:
         BadInput: it is something else.
     """
-    found = load(name)
-    if not isinstance(found, StyledVq):
-        raise BadInput(f"--model {name} is a {type(found).__name__}; expected a Styled VAE-VQ")
-    return found
+    return named("--model", name, StyledVq, "Styled VAE-VQ")
 
 
 def likeness(features: Float[Tensor, "b n d"]) -> Float[Tensor, ""]:

@@ -44,6 +44,7 @@ from lascaux.tasks.options import PrepareOptions
 from lascaux.tasks.prepare import prepare
 from lascaux.text.clip_bpe import ClipTokenizer, TextCutWarning
 from lascaux.train.aside import trained_on, validated_on
+from lascaux.train.begun import named
 from lascaux.train.captions import learnt_vocabulary, require_captions
 from lascaux.train.contrastive import info_nce, likeness, sigmoid_pairs
 from lascaux.train.optimisers import Optimiser, decayed_and_plain
@@ -61,7 +62,7 @@ from lascaux.train.recipe import (
 from lascaux.train.records import loaded
 from lascaux.train.schedules import Schedule
 from lascaux.weights.fingerprint import weights_hash
-from lascaux.weights.load import load, save
+from lascaux.weights.load import save
 
 log = logging.getLogger(__name__)
 
@@ -414,10 +415,7 @@ def _kept(recipe: ClipTraining) -> tuple[list[dict[str, Tensor]], list[Record]]:
 
 @lru_cache(maxsize=1)
 def _pretrained(name: str) -> Clip:
-    clip = load(name)
-    if not isinstance(clip, Clip):
-        raise BadInput(f"--model {name} is a {type(clip).__name__}; expected a CLIP")
-    return clip
+    return named("--model", name, Clip, "CLIP")
 
 
 @lru_cache(maxsize=1)

@@ -31,11 +31,12 @@ from lascaux.errors import BadInput
 from lascaux.models.clip_gen import VARIANTS, ClipGen, ClipGenConfig
 from lascaux.tasks.answerers import Answerer, clip_embeddings, token_ids
 from lascaux.train.aside import validated_on
+from lascaux.train.begun import named
 from lascaux.train.clip_gen import Answers, ClipGenRecipe, card, clip_of
 from lascaux.train.codes import code_count, square, tokeniser_of
 from lascaux.train.recipe import Sample, setting
 from lascaux.train.spelt import TOKENS, Spelt
-from lascaux.weights.load import load, save
+from lascaux.weights.load import save
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +145,4 @@ def _kept(recipe: ClipGenTraining) -> Answers | None:
 
 @lru_cache(maxsize=1)
 def _pretrained(name: str) -> ClipGen:
-    found = load(name)
-    if not isinstance(found, ClipGen):
-        raise BadInput(f"--model {name} is a {type(found).__name__}; expected a CLIP-GEN")
-    return found
+    return named("--model", name, ClipGen, "CLIP-GEN")

@@ -33,13 +33,14 @@ from lascaux.models.dalle import VARIANTS, Dalle, DalleConfig, Pattern
 from lascaux.tasks.answerers import Answerer, token_ids
 from lascaux.text.captions import CaptionTokenizer, ClipPairs
 from lascaux.train.aside import trained_on, validated_on
+from lascaux.train.begun import named
 from lascaux.train.captions import learnt_vocabulary, named_vocabulary, require_captions
 from lascaux.train.codes import square, tokeniser_of
 from lascaux.train.dalle import DalleRecipe, Told, card, side_of
 from lascaux.train.recipe import Sample, setting
 from lascaux.train.records import source_of
 from lascaux.train.spelt import TOKENS, Spelt
-from lascaux.weights.load import load, save
+from lascaux.weights.load import save
 
 log = logging.getLogger(__name__)
 
@@ -236,10 +237,7 @@ def _named(name: str) -> CaptionTokenizer:
 
 @lru_cache(maxsize=1)
 def _pretrained(name: str) -> Dalle:
-    found = load(name)
-    if not isinstance(found, Dalle):
-        raise BadInput(f"--model {name} is a {type(found).__name__}; expected a DALL-E")
-    return found
+    return named("--model", name, Dalle, "DALL-E")
 
 
 def _inside(key: str) -> bool:

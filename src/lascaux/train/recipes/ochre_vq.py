@@ -51,11 +51,12 @@ from lascaux.errors import BadInput
 from lascaux.models.vqgan import VqGan, VqGanConfig
 from lascaux.train import scenes
 from lascaux.train.autoencoding import Autoencoding, Trainee, card, reconstructed
+from lascaux.train.begun import named
 from lascaux.train.patch_codes import begin_with_decoder, learn_patch_codes
 from lascaux.train.pool import mixed
 from lascaux.train.recipe import Sample, restated, setting
 from lascaux.train.reconstructions import side_by_side
-from lascaux.weights.load import load, save
+from lascaux.weights.load import save
 
 _SHOWN = 12  # pictures of a sheet of samples
 _SEED = 84  # of what codes are learnt from
@@ -63,7 +64,7 @@ _PORTRAITS = 0.25  # of it
 _THINGS = 6.0  # what their pixels count there
 _FITTED = 1000  # scenes by which codes are fitted to another's decoder
 
-# 2.5 million parameters. At full size, where most of the time goes, it is narrow.
+# 2.3 million parameters. At full size, where most of the time goes, it is narrow.
 OCHRE = VqGanConfig(
     codes=4096,
     code_width=32,
@@ -97,6 +98,11 @@ class OchreVq(scenes.OfScenes, Autoencoding):
     discriminator_layers: int = restated("discriminator_layers", 2, Autoencoding)
     adversarial_weight: float = restated("adversarial_weight", 0.2, Autoencoding)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.learnt_from < 1:
+            raise BadInput(f"--learnt-from is {self.learnt_from}; it must be at least 1")
+
     def build(self) -> nn.Module:
         """A small VQGAN with its discriminator; its encoder and codes stay as they are learnt.
 
@@ -105,6 +111,11 @@ class OchreVq(scenes.OfScenes, Autoencoding):
         """
         if self.quantiser == "gumbel":
             raise BadInput("--quantiser gumbel: ochre-vq's codes are the nearest; leave it out")
+        if self.codebook == "average" or self.decorrelation:
+            raise BadInput(
+                "--codebook average and --decorrelation: ochre-vq's codes and features stay as "
+                "they are learnt before the first step; leave them out"
+            )
         if self.model and self.decoder:
             raise BadInput("--model has a decoder of its own: leave --decoder out")
         vqgan = VqGan(OCHRE)
@@ -113,7 +124,8 @@ class OchreVq(scenes.OfScenes, Autoencoding):
         else:
             vqgan.load_state_dict(_learnt(self.learnt_from, self.seed), strict=False)
             if self.decoder:
-                begin_with_decoder(vqgan, _vqgan(self.decoder), _seen(_FITTED, self.seed)[0])
+                other = named("--decoder", self.decoder, VqGan, "VQGAN")
+                begin_with_decoder(vqgan, other, _seen(_FITTED, self.seed)[0])
         for part in (vqgan.encoder, vqgan.to_code, vqgan.codebook):
             part.requires_grad_(False)
         return self.trainee(vqgan, scenes.SIZE, fresh=False)
@@ -136,22 +148,15 @@ class OchreVq(scenes.OfScenes, Autoencoding):
     def export(self, model: nn.Module, folder: Path, figures: dict[str, float]) -> None:
         """Write the VQGAN, in half precision, as a folder that `lascaux.load` reads."""
         assert isinstance(model, Trainee)
-        about = card(self.name, self.model or "nothing", self, figures)
+        about = card(self.name, self.model or self.decoder or "nothing", self, figures)
         save(model.vqgan, folder, dtype=torch.float16, card=about)
 
 
 @lru_cache(maxsize=1)
 def _pretrained(name: str, config: VqGanConfig) -> VqGan:
-    found = _vqgan(name)
+    found = named("--model", name, VqGan, "VQGAN")
     if found.config != config:
         raise BadInput(f"--model {name}: expected what this recipe trains, by the same settings")
-    return found
-
-
-def _vqgan(name: str) -> VqGan:
-    found = load(name)
-    if not isinstance(found, VqGan):
-        raise BadInput(f"{name} is a {type(found).__name__}; expected a VQGAN")
     return found
 
 

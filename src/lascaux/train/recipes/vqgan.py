@@ -28,10 +28,11 @@ from torch import nn
 from lascaux.errors import BadInput
 from lascaux.models.vqgan import VARIANTS, VqGan, VqGanConfig
 from lascaux.train.autoencoding import Autoencoding, Trainee, card, reconstructed
+from lascaux.train.begun import named
 from lascaux.train.pictures import Pictured
 from lascaux.train.recipe import Sample, restated, setting
 from lascaux.train.reconstructions import psnr, side_by_side
-from lascaux.weights.load import load, save
+from lascaux.weights.load import save
 
 _SHOWN = 12  # pictures of a sheet of samples
 
@@ -147,9 +148,7 @@ class VqGanTraining(Pictured, Autoencoding):
 
 @lru_cache(maxsize=1)
 def _pretrained(name: str) -> VqGan:
-    vqgan = load(name)
-    if not isinstance(vqgan, VqGan):
-        raise BadInput(f"--model {name} is a {type(vqgan).__name__}; expected a VQGAN")
+    vqgan = named("--model", name, VqGan, "VQGAN")
     if vqgan.config.in_channels != 3 or vqgan.config.used_codes is not None:
         raise BadInput(f"--model {name}: expected a VQGAN of RGB pictures that uses all its codes")
     return vqgan

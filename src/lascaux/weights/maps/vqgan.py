@@ -302,8 +302,8 @@ def _fixed(config: VqGanConfig) -> tuple[object, ...]:
     """What of a config the shapes of the weights tell, too."""
     return (
         *(config.codes, config.code_width, config.quantiser, config.in_channels, config.width),
-        *(config.encoder,),
-        *(config.out_channels, config.multiples, config.blocks, config.latent_width),
+        *(config.encoder, config.out_channels, config.multiples, config.blocks),
+        config.latent_width,
         *(config.double_latent, config.resampling_convolutions, config.labels),
         *(config.attends(encoder=True), config.attends(encoder=False)),
     )
