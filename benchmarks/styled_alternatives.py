@@ -193,7 +193,13 @@ class Work:
     def styled(self, name: str, steps: int, **changes: Any) -> tuple[StyledVq, float]:
         """A Styled VAE-VQ, trained or found."""
         weights = {"perceptual_weight": self.chosen.perceptual, "prefixes": 0.0}
-        recipe = Styled(codes=self.chosen.codes, **self.settings(steps), **weights, **changes)
+        recipe = Styled(
+            encoder="transformer",
+            codes=self.chosen.codes,
+            **self.settings(steps),
+            **weights,
+            **changes,
+        )
         folder, minutes = self.run(recipe, name)
         return cast(StyledVq, lascaux.load(folder)), minutes
 

@@ -92,6 +92,19 @@ def test_scenes_are_enlarged_to_the_size_that_a_tokeniser_takes():
     assert a["PSNR in the object's box"] == pytest.approx(b["PSNR in the object's box"], abs=1.5)
 
 
+def test_codes_of_places_of_their_own_are_counted_at_each():
+    torch.manual_seed(0)
+    own = {"coordinates": (1, 2, 3, 4), "shrunk_size": 8, "distance": "euclidean"}
+    model = StyledVq(replace(TINY, **own, codes=8)).eval()
+    torch.nn.init.normal_(model.codebook)
+    report = ochre_styled.evaluate(model, 12)
+    (used,) = (figure for figure in report.figures if figure.name == "codes used")
+    # Nothing is learnt: all pictures have the same code at a place.
+    assert used.value == 4 / 32
+    assert used.of == 32
+    assert named(report)["perplexity"] == pytest.approx(1.0)
+
+
 def test_all_attributes_are_the_whole_and_an_exchanged_one_changes_it(tmp_path: Path):
     model = styled()
     report = ochre_styled.evaluate(model, 16, strip=tmp_path / "strip.png")

@@ -97,6 +97,40 @@ def test_all_codes_are_predicted_and_gradients_reach_every_parameter():
     assert lost == []
 
 
+def test_a_denoiser_and_narrow_codes_begin_as_if_they_were_not_there():
+    plain = ClipGen(TINY)
+    torch.manual_seed(0)
+    model = ClipGen(replace(TINY, denoiser=8, code_width=5)).eval()
+    shared = {name: each for name, each in plain.state_dict().items() if name != "tokens.weight"}
+    assert not model.load_state_dict(shared, strict=False).unexpected_keys
+    with torch.no_grad():
+        plain.tokens.weight.copy_(model.widened(model.tokens.weight))
+    ids, given = drawn(2, 9), embeddings(2)
+    torch.testing.assert_close(model(ids, given), plain.eval()(ids, given))
+
+
+def test_denoised_embeddings_are_of_unit_length_and_no_condition_stays_none():
+    model = made(replace(TINY, denoiser=8, code_width=5))
+    given = torch.cat((embeddings(3), torch.zeros(1, 6)))
+    found = model.denoiser(given)
+    torch.testing.assert_close(found.norm(dim=-1), torch.tensor([1.0, 1.0, 1.0, 0.0]))
+    assert not torch.isclose(found[:3], given[:3]).all()
+    # Read in portions as at once, and every weight is learnt.
+    ids = drawn(3, 16)
+    with torch.no_grad():
+        cache = model.new_cache(3, 17)
+        parts = [model.step(given[:3, None], cache)]
+        parts += [model.step(ids[:, place : place + 1], cache) for place in range(16)]
+        torch.testing.assert_close(
+            torch.stack(parts, dim=1), model(ids, given[:3]), atol=1e-4, rtol=1e-4
+        )
+    model.train().loss(drawn(3, 17), given[:3]).backward()
+    lost = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()]
+    assert lost == []
+    with pytest.raises(BadInput, match="cannot be negative"):
+        replace(TINY, denoiser=-1)
+
+
 def test_what_is_chosen_is_a_code_and_learns_as_a_mixture():
     logits = torch.randn(2, 4, 5, requires_grad=True)
     codebook = torch.randn(5, 3)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 import lascaux
@@ -168,3 +169,30 @@ def test_what_does_not_fit_is_refused_in_words(data: Path, tmp_path: Path, parts
                          tmp_path / "other")  # fmt: skip
     with pytest.raises(BadInput, match="writes 4 of 9 codes"):
         recipe(data, parts, model=str(other)).build()
+
+
+def test_a_denoiser_is_learnt_of_the_embeddings_of_what_is_trained_on(data, parts, tmp_path):
+    few = {"denoiser": 16, "denoiser_steps": 3, "steps": 4, "warmup_steps": 1}
+    wanted = recipe(data, parts, **few, views=2, embedding_noise=0.5)
+    assert not train(wanted, tmp_path / "run", QUICK, stop_after=2)
+    learnt = load_file(tmp_path / "run" / "denoiser.safetensors")
+    assert learnt["down.weight"].any(), "a new one has zeros"
+    assert train(wanted, tmp_path / "run", QUICK)
+    assert train(wanted, tmp_path / "whole", QUICK)
+    a, b = (
+        torch.load(latest(tmp_path / name), weights_only=True)["model"] for name in ("run", "whole")
+    )
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert all(torch.equal(a[f"denoiser.{key}"], each) for key, each in learnt.items())
+    model = lascaux.load(tmp_path / "run" / "model")
+    assert isinstance(model, ClipGen)
+    assert model.config.denoiser == 16
+    # One that has none can learn it later; one that has it keeps it.
+    plain = recipe(data, parts, steps=2, warmup_steps=1)
+    assert train(plain, tmp_path / "plain", QUICK)
+    later = recipe(data, parts, **few, model=str(tmp_path / "plain" / "model"))
+    assert later.lacks_denoiser(tmp_path, lascaux.load(tmp_path / "plain" / "model"))
+    assert later.build().config.denoiser == 16
+    assert not later.lacks_denoiser(tmp_path, model)
+    with pytest.raises(BadInput, match=r"--denoiser-noise is -1\.0"):
+        recipe(data, parts, denoiser_noise=-1.0)

@@ -17,6 +17,7 @@ from lascaux.models.vqgan import VqGan
 from lascaux.train import codes as shared
 from lascaux.train import records
 from lascaux.train.checkpoint import latest
+from lascaux.train.codes import estranged
 from lascaux.train.loop import train
 from lascaux.train.options import Running
 from lascaux.train.recipe import Moment, Part, Share
@@ -246,6 +247,25 @@ def test_captions_are_worded_by_their_share(tmp_path):
     said = "".join(ochre_dalle.tokenizer().decode(row) for row in first["text"])
     assert any("\u4e00" <= letter <= "\u9fff" for letter in said)
     assert any("a" <= letter <= "z" for letter in said)
+
+
+def test_codes_are_also_learnt_after_those_of_other_pictures(tmp_path):
+    torch.manual_seed(0)
+    wanted = OchreDalle(strange_codes=1.0, null_condition=0.0, different=64)
+    model = wanted.build()
+    batch = wanted.batch(wanted.pool(tmp_path), Share(0, 0, 4))
+    torch.manual_seed(5)
+    found = wanted.loss(model, batch, Moment(0))
+    torch.manual_seed(5)
+    read = estranged(batch["tokens"], 1.0)
+    assert not torch.equal(read, batch["tokens"])
+    logits = model(batch["text"], read)[:, -64:].float()
+    expected = torch.nn.functional.cross_entropy(
+        logits[..., -4096:].flatten(0, 1), batch["tokens"].flatten()
+    )
+    torch.testing.assert_close(found.figures["image_loss"], expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(BadInput, match=r"--strange-codes is -1\.0; expected 0 to 1"):
+        OchreDalle(strange_codes=-1.0)
 
 
 def test_the_embedded_size_is_kept_and_every_weight_has_a_gradient(tmp_path):

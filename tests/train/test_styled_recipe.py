@@ -283,7 +283,7 @@ def test_ochre_styled_ends_with_a_codebook_from_the_train_split(
     real = scenes.sample
     for module in (scenes, boxed):
         monkeypatch.setattr(module, "sample", lambda *a, **k: seen.append(a[1]) or real(*a, **k))
-    wanted = OchreStyled(codes=32)
+    wanted = OchreStyled(encoder="transformer", codes=32)
     model = wanted.build().eval()
     figures = wanted.validate(model)
     assert set(seen) == {"validation"}
@@ -302,6 +302,45 @@ def test_ochre_styled_ends_with_a_codebook_from_the_train_split(
     loss.value.backward()
     with pytest.raises(BadInput, match="is a Clip; expected a Styled VAE-VQ"):
         OchreStyled(model="ochre-clip").build()
+
+
+def test_ochre_styled_begins_with_a_linear_encoder_whose_codes_stay(
+    tmp_path: Path, few_scenes, monkeypatch
+):
+    monkeypatch.setattr(ochre_styled, "_AT_ONCE", 8)
+    seen = []
+    real = scenes.sample
+    monkeypatch.setattr(scenes, "sample", lambda *a, **k: seen.append(a[1]) or real(*a, **k))
+    wanted = OchreStyled(
+        learnt_from=96, codes=32, steps=4, batch_size=2, warmup_steps=1, cooldown_steps=1
+    )
+    learnt = wanted.build()
+    assert set(seen) == {"train"}
+    assert len(seen) == 96
+    figures = wanted.validate(learnt.eval())
+    assert 0 < figures["validation_codes_used"] <= 6 / 32, "six scenes have six codes a place"
+    assert train(wanted, tmp_path / "whole", QUICK)
+    assert not train(wanted, tmp_path / "parts", QUICK, stop_after=2)
+    assert train(wanted, tmp_path / "parts", QUICK)
+    whole, parts = held(tmp_path / "whole"), held(tmp_path / "parts")
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    model = lascaux.load(tmp_path / "whole" / "model")
+    assert (tmp_path / "whole" / "model" / "model.safetensors").stat().st_size < 8e6
+    kept = learnt.styled.state_dict()
+    for name, tensor in model.state_dict().items():
+        if name.startswith(("encoder.", "codebook")):
+            torch.testing.assert_close(tensor, kept[name], atol=2e-3, rtol=1e-3)
+    same = torch.equal(model.decoder.seen.weight, learnt.styled.decoder.seen.weight.half().float())
+    assert not same, "the decoder learns"
+    on = OchreStyled(model=str(tmp_path / "whole" / "model")).build()
+    assert not any(p.requires_grad for p in on.styled.encoder.parameters())
+    for change, words in (
+        ({"codebook": "fsq"}, "name --encoder transformer"),
+        ({"predicts": "tokens"}, "name --encoder transformer"),
+        ({"learnt_from": 0}, "--learnt-from is 0"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            OchreStyled(**change)
 
 
 def test_another_size_of_pictures_than_the_models_is_refused(data: Path):

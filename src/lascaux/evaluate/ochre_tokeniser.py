@@ -104,12 +104,17 @@ def figures(tokeniser: ImageTokeniser, spelt: Spelt) -> Iterator[Figure]:
     length = spelt.ids.shape[1]
     each = math.log2(tokeniser.codes)
     yield Figure("bits of a picture", length * each, count, "bits", f"{length} ids of {each:g}")
-    times = torch.bincount(spelt.ids.flatten(), minlength=tokeniser.codes)
-    used = int((times > 0).sum())
-    note = f"{used} of {tokeniser.codes} in {spelt.ids.numel()} ids"
-    yield Figure("codes used", used / tokeniser.codes, tokeniser.codes, note=note)
-    share = times[times > 0].double() / times.sum()
-    perplexity = torch.exp(-(share * share.log()).sum()).item()
+    # Where places have codes of their own, a code is another one at each.
+    books = (
+        spelt.ids.T if getattr(tokeniser.model, "own_codes", False) else spelt.ids.flatten()[None]
+    )
+    times = torch.stack([torch.bincount(book, minlength=tokeniser.codes) for book in books])
+    used, of = int((times > 0).sum()), times.numel()
+    note = f"{used} of {of} in {spelt.ids.numel()} ids"
+    yield Figure("codes used", used / of, of, note=note)
+    share = times.double() / times.sum(dim=1, keepdim=True)
+    entropies = -torch.special.xlogy(share, share).sum(dim=1)
+    perplexity = entropies.mean().exp().item()
     yield Figure("perplexity", perplexity, spelt.ids.numel(), "codes")
 
     wide, high = thumbnail_size(SIZE, SIZE, length * each)

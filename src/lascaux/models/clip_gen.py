@@ -43,6 +43,11 @@ class ClipGenConfig:
     # guidance needs (Ho and Salimans 2022, arXiv:2207.12598). The published one has not.
     null_condition: bool = False
     guidance: float = 1.0  # where nothing else is asked for; 1: none
+    # Of the layers that bring embeddings to where those of pictures lie; 0: none, as published.
+    denoiser: int = 0
+    # Of the codes' vectors where they are read, which a matrix brings to the model's width (Lan et
+    # al. 2020, arXiv:1909.11942, section 3.1); 0: as wide as the model, as published.
+    code_width: int = 0
     dropout: float = 0.1  # probability, in training, wherever the published one has it
     clip: str | None = None  # name of the CLIP whose embeddings it reads, of unit length
     tokeniser: str | None = None  # name of the tokeniser whose codes it writes
@@ -51,6 +56,8 @@ class ClipGenConfig:
         least = min(self.codes, self.length, self.layers, self.heads, self.width)
         if min(least, self.embedding_width) < 1:
             raise BadInput("codes, length, layers, heads and widths must be at least one")
+        if min(self.denoiser, self.code_width) < 0:
+            raise BadInput("the widths of the denoiser and of codes cannot be negative")
         if not abs(self.guidance) < float("inf"):
             raise BadInput(f"guidance {self.guidance}; expected a finite number")
         if self.guidance != 1 and not self.null_condition:
@@ -116,13 +123,40 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
+class Denoiser(nn.Module):
+    """Embeddings brought to where those of pictures lie.
+
+    A sentence's embedding lies at some distance from those of all pictures. Who has learnt to find
+    pictures' embeddings again from noise, takes it for one of them with noise. So works without
+    sentences what a prior learns with them (Ramesh et al. 2022, arXiv:2204.06125, section 2.2).
+    It begins by leaving embeddings as they are.
+    """
+
+    def __init__(self, embedding_width: int, width: int) -> None:
+        super().__init__()
+        self.up = Linear(embedding_width, width)
+        self.between = Linear(width, width)
+        self.down = Linear(width, embedding_width)
+        for layer in (self.up, self.between):
+            nn.init.kaiming_uniform_(layer.weight, a=5**0.5)
+        for zero in (self.down.weight, self.down.bias, self.up.bias, self.between.bias):
+            nn.init.zeros_(zero)
+
+    def forward(self, embeddings: Float[Tensor, "*b e"]) -> Float[Tensor, "*b e"]:
+        """Embeddings of unit length from others; zeros, which are no condition, remain zeros."""
+        x = embeddings * embeddings.shape[-1] ** 0.5  # numbers about one
+        x = self.down(F.gelu(self.between(F.gelu(self.up(x)))))
+        moved = F.normalize(embeddings.float() + x.float(), dim=-1).to(embeddings.dtype)
+        return moved * embeddings.any(dim=-1, keepdim=True)
+
+
 class ClipGen(nn.Module):
     """Logits of a picture's codes, from an embedding and the codes before each."""
 
     def __init__(self, config: ClipGenConfig) -> None:
         super().__init__()
         self.config = config
-        self.tokens = nn.Embedding(config.codes, config.width)
+        self.tokens = nn.Embedding(config.codes, config.code_width or config.width)
         self.positions = nn.Parameter(torch.zeros(config.length, config.width))
         self.condition = Linear(config.embedding_width, config.width)
         self.dropout = nn.Dropout(config.dropout)
@@ -136,6 +170,13 @@ class ClipGen(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
         nn.init.normal_(self.condition.weight, std=config.embedding_width**-0.5)
+        self.widened: nn.Module = nn.Identity()
+        if config.code_width:
+            self.widened = Linear(config.code_width, config.width, bias=False)
+            nn.init.normal_(self.widened.weight, std=config.code_width**-0.5)
+        self.denoiser: nn.Module = nn.Identity()
+        if config.denoiser:
+            self.denoiser = Denoiser(config.embedding_width, config.denoiser)
 
     @property
     def codes(self) -> int:
@@ -224,11 +265,11 @@ class ClipGen(nn.Module):
                 f"embeddings of width {embeddings.shape[-1]}; this model reads those of "
                 f"{self.config.clip or 'a CLIP'}, of width {width}"
             )
-        return self.condition(embeddings.to(self.condition.weight.dtype))
+        return self.condition(self.denoiser(embeddings.to(self.condition.weight.dtype)))
 
     def _embedded(self, ids: Tensor) -> Tensor:
         require_ids(ids, self.codes)
-        return self.tokens(ids)
+        return self.widened(self.tokens(ids))
 
     def _require_room(self, length: int) -> None:
         if length > self.config.length:

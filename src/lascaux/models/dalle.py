@@ -537,6 +537,7 @@ class Dalle(nn.Module):
         text: Int[Tensor, "b n"],
         codes: Int[Tensor, "b m"],
         *,
+        read: Int[Tensor, "b m"] | None = None,
         null: Bool[Tensor, " b"] | None = None,
     ) -> Loss:
         """How unlikely sentences and pictures are: cross entropy, the picture weighing more.
@@ -544,6 +545,7 @@ class Dalle(nn.Module):
         Args:
             text: as `forward`.
             codes: whole pictures.
+            read: codes after which those of the pictures are learnt; None: their own.
             null: whose text is left away, so that guidance works later on. As published, the
                 tokens that fill are what is learnt of them then.
 
@@ -556,7 +558,8 @@ class Dalle(nn.Module):
             )
         if null is not None:
             text = text * ~null[:, None]
-        ids, texts, classes = self._sequence(text, codes), *self._sizes
+        ids = self._sequence(text, codes if read is None else read)
+        texts, classes = self._sizes
         x = self._read(self._embedded(ids, 0), _Reading(0, ids.shape[1]))
         words, bias = self.head.weight, self.head.bias
         labels = self.prefix(text)[:, 1:]

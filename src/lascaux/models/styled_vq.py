@@ -13,6 +13,10 @@ quantises what comes out of it, by squared distance. `StyledVqConfig.quantised` 
 does, and `features`, `quantise`, `lookup` and `decode` all follow it: the bottleneck by default,
 the mixture for files in the author's layout.
 
+With `coordinates` the encoder is linear: attributes are the principal coordinates of pictures, the
+first ones of largest variance, and every attribute has codes of its own. What the codes say of the
+picture linearly, the sketch, is where the decoder begins.
+
 Two of the author's alternatives are options here. With `levels` the codes are those of finite
 scalar quantisation (Mentzer et al. 2023, arXiv:2309.15505) and there is no codebook. With
 `drawn_codes` the decoder names codes of another tokeniser that lies in a grid, in place of pixels,
@@ -83,6 +87,9 @@ class StyledVqConfig:
     distance: Distance = "cosine"
     levels: tuple[int, ...] = ()  # of the numbers that are rounded in place of choosing codes
     drawn_codes: int = 0  # of the tokeniser whose codes the decoder names; 0: it gives pixels
+    # Of each attribute, where the encoder is linear; () : it is a transformer, as published.
+    coordinates: tuple[int, ...] = ()
+    shrunk_size: int = 32  # pixels; a linear encoder takes pictures of this side
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     resize: Literal["crop", "squash", "pad"] = "crop"
@@ -121,6 +128,21 @@ class StyledVqConfig:
             )
         if self.drawn_codes < 0:
             raise BadInput(f"drawn_codes={self.drawn_codes}; 0 for pixels, or a number of codes")
+        if self.coordinates:
+            self._require_linear()
+
+    def _require_linear(self) -> None:
+        counts, most = self.coordinates, self.latent_width
+        if len(counts) != self.attributes or min(counts) < 1 or max(counts) > most:
+            raise BadInput(
+                f"coordinates {counts}; expected {self.attributes} numbers from 1 to {most}"
+            )
+        if self.shrunk_size < 1 or self.image_size % self.shrunk_size:
+            raise BadInput(f"image_size {self.image_size} is no multiple of {self.shrunk_size}")
+        if (self.quantised, self.distance) != ("bottleneck", "euclidean"):
+            raise BadInput("coordinates are quantised as they are, by euclidean distance")
+        if self.levels or self.drawn_codes:
+            raise BadInput("coordinates go with neither levels nor drawn_codes")
 
     @property
     def heads_of_decoder(self) -> int:
@@ -232,6 +254,14 @@ class ExpertBlock(nn.Module):
         return x + self.experts(self.plain.mlp_norm(x))
 
 
+def _require_size(x: Tensor, size: int) -> None:
+    if x.ndim != 4 or tuple(x.shape[1:]) != (3, size, size):
+        raise BadInput(
+            f"pictures of shape {tuple(x.shape)}; this model takes b x 3 x {size} x {size}: "
+            "prepare them with lascaux.images and the model's config.preprocessing"
+        )
+
+
 class Encoder(nn.Module):
     """From a picture to a latent for each attribute."""
 
@@ -273,12 +303,7 @@ class Encoder(nn.Module):
         return self.last_norm(self._through(x, False))
 
     def _through(self, x: Tensor, short: bool) -> Tensor:
-        size = self.config.image_size
-        if x.ndim != 4 or tuple(x.shape[1:]) != (3, size, size):
-            raise BadInput(
-                f"pictures of shape {tuple(x.shape)}; this model takes b x 3 x {size} x {size}: "
-                "prepare them with lascaux.images and the model's config.preprocessing"
-            )
+        _require_size(x, self.config.image_size)
         x = rearrange(self.patches(x.to(self.patches.weight.dtype)), "b d y x -> b (y x) d")
         first = self.class_token.to(x.dtype).expand(len(x), 1, -1)
         x = torch.cat((first, x), dim=1) + self.positions
@@ -292,6 +317,53 @@ class Encoder(nn.Module):
                 return block.last(x)
             x = block(x)
         return x
+
+
+class PrincipalEncoder(nn.Module):
+    """A picture's coordinates in learnt directions, a few for each attribute; and back.
+
+    Attributes:
+        directions: orthonormal rows, those of the first attribute first.
+        centre: the mean picture, shrunk.
+        scales: of each attribute's coordinates, which make them numbers about one.
+    """
+
+    def __init__(self, config: StyledVqConfig) -> None:
+        super().__init__()
+        self.config = config
+        size = 3 * config.shrunk_size**2
+        self.directions = nn.Parameter(torch.zeros(sum(config.coordinates), size))
+        self.centre = nn.Parameter(torch.zeros(size))
+        self.scales = nn.Parameter(torch.ones(config.attributes))
+
+    def forward(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b n l"]:
+        """The latents of normalised pictures: coordinates, and zeros behind them."""
+        _require_size(x, self.config.image_size)
+        with torch.autocast(x.device.type, enabled=False):
+            found = (self.shrunk(x) - self.centre) @ self.directions.T
+            latents = found.new_zeros(len(x), self.config.attributes, self.config.latent_width)
+            latents[:, *self._places()] = found
+            return latents * self.scales[:, None]
+
+    def shrunk(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b d"]:
+        """Normalised pictures as rows of the size that directions have."""
+        small = F.avg_pool2d(x, self.config.image_size // self.config.shrunk_size)
+        return small.to(self.directions.dtype).flatten(1)
+
+    def sketch(self, latents: Float[Tensor, "b n l"]) -> Float[Tensor, "b c y x"]:
+        """Normalised pictures of latents."""
+        side = self.config.shrunk_size
+        with torch.autocast(latents.device.type, enabled=False):
+            found = (latents.to(self.scales.dtype) / self.scales[:, None])[:, *self._places()]
+            rows = found @ self.directions + self.centre
+        small = rearrange(rows, "b (c y x) -> b c y x", y=side, x=side)
+        return F.interpolate(small, (self.config.image_size,) * 2, mode="bicubic")
+
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """Attribute and place within it of each coordinate."""
+        counts = self.config.coordinates
+        attributes = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+        return attributes, torch.cat([torch.arange(count) for count in counts])
 
 
 class AdaptiveNorm(nn.Module):
@@ -385,18 +457,36 @@ class Decoder(nn.Module):
         else:
             self.patches = Linear(width, 3 * config.patch_size**2)
             self.pixels = Pixels(config)
+        if config.coordinates:
+            self.seen = nn.Conv2d(3, width, config.patch_size, stride=config.patch_size)
 
     def initialise(self) -> None:
         """Draw the weights anew, as the published code does."""
         self.widen.reset_parameters()
         (self.logits if self.config.drawn_codes else self.patches).reset_parameters()
         nn.init.normal_(self.positions, std=self.config.decoder_width**-0.5)
+        if self.config.coordinates:
+            self.seen.reset_parameters()
+            # Nothing but the sketch at first.
+            nn.init.zeros_(self.pixels.last.weight)
+            assert self.pixels.last.bias is not None
+            nn.init.zeros_(self.pixels.last.bias)
 
-    def forward(self, mixtures: Float[Tensor, "b n l"]) -> Float[Tensor, "b c y x"]:
-        """Normalised pictures, unclamped; with `drawn_codes` a code's logits for each patch."""
+    def forward(
+        self, mixtures: Float[Tensor, "b n l"], sketch: Float[Tensor, "b c y x"] | None = None
+    ) -> Float[Tensor, "b c y x"]:
+        """Normalised pictures, unclamped; with `drawn_codes` a code's logits for each patch.
+
+        Args:
+            mixtures: of all attributes.
+            sketch: normalised pictures that are to be bettered, where attributes are coordinates.
+        """
         conditions = self.widen(mixtures.to(self.widen.weight.dtype))
         x = self.first_norm(self.positions).to(conditions.dtype)
         x = x.expand(len(conditions), -1, -1)
+        if sketch is not None:
+            sketch = sketch.to(conditions.dtype)
+            x = x + rearrange(self.seen(sketch), "b d y x -> b (y x) d")
         for number, block in enumerate(self.conditioned_blocks):
             x = block(x, conditions[:, 2 * number], conditions[:, 2 * number + 1])
         for block in self.blocks:
@@ -407,7 +497,7 @@ class Decoder(nn.Module):
         if self.config.drawn_codes:
             return rearrange(self.logits(x), "b (y x) s -> b s y x", y=rows)
         x = rearrange(self.patches(x), "b (y x) (c p q) -> b c (y p) (x q)", y=rows, c=3, p=size)
-        return self.pixels(x)
+        return self.pixels(x) if sketch is None else sketch + self.pixels(sketch + x)
 
 
 class Scalars(nn.Module):
@@ -442,9 +532,10 @@ class StyledVq(nn.Module):
 
     Attributes:
         encoder: gives the bottleneck, a latent for each attribute.
-        mixture: the cosine layer's matrix.
-        codebook: `codes latent_width`; a buffer, because k-means makes it and no gradient. It has
-            no row where numbers are rounded.
+        mixture: the cosine layer's matrix; none where attributes are coordinates.
+        codebook: `codes latent_width`, and of coordinates `attributes codes latent_width`; a
+            buffer, because k-means makes it and no gradient. It has no row where numbers are
+            rounded.
         scalars: what makes those numbers, where they are rounded; else None.
         mean: the mean feature of each attribute over a corpus, which stands in for attributes that
             are left out; zeros where none was ever set.
@@ -462,16 +553,20 @@ class StyledVq(nn.Module):
                 f"drawn_codes={config.drawn_codes}; the tokeniser that draws them has {drawn}"
             )
         width = config.latent_width
-        self.encoder = Encoder(config)
-        self.mixture = nn.Parameter(torch.empty(config.mixture_rows or width, width))
-        self.mixture_norm = LayerNorm(width)
+        if config.coordinates:
+            self.encoder = PrincipalEncoder(config)
+        else:
+            self.encoder = Encoder(config)
+            self.mixture = nn.Parameter(torch.empty(config.mixture_rows or width, width))
+            self.mixture_norm = LayerNorm(width)
         self.scalars = Scalars(width, config.levels) if config.levels else None
         self.decoder = Decoder(config)
         self.drawer = drawer
         self.codebook: Tensor
         self.mean: Tensor
         rows = 0 if config.levels else config.codes
-        self.register_buffer("codebook", torch.zeros(rows, width))
+        books = (config.attributes,) if config.coordinates else ()
+        self.register_buffer("codebook", torch.zeros(*books, rows, width))
         self.register_buffer("mean", torch.zeros(config.attributes, config.feature_width))
         self.initialise()
 
@@ -480,24 +575,31 @@ class StyledVq(nn.Module):
         for module in self.modules():
             if isinstance(module, SelfAttention | Experts | Scalars):
                 module.initialise()
-        self.encoder.initialise()
+        if isinstance(self.encoder, Encoder):
+            self.encoder.initialise()
         self.decoder.initialise()
-        nn.init.normal_(self.mixture, std=self.config.width**-0.5)
+        if isinstance(self.encoder, Encoder):
+            nn.init.normal_(self.mixture, std=self.config.width**-0.5)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.mixture.device
+        return self.decoder.positions.device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the weights are kept in."""
-        return self.mixture.dtype
+        return self.decoder.positions.dtype
 
     @property
     def codes(self) -> int:
         """How many codes there are; 0: there are none yet."""
         return self.config.codes
+
+    @property
+    def own_codes(self) -> bool:
+        """Whether a code means something else at every attribute."""
+        return bool(self.config.coordinates)
 
     @property
     def length(self) -> int:
@@ -583,7 +685,7 @@ class StyledVq(nn.Module):
         ids = self._chosen(features)
         if self.config.levels:
             return ids, at_levels(features, self.config.levels)
-        found = self.codebook[ids].to(features.dtype)
+        found = self._rows(ids).to(features.dtype)
         if torch.is_grad_enabled() and features.requires_grad:
             found = straight_through(found, features)
         return ids, found
@@ -606,7 +708,9 @@ class StyledVq(nn.Module):
             )
         if self.config.levels:
             return levels_of_ids(ids.long(), self.config.levels).to(self.dtype)
-        return self.codebook[ids.long()]
+        if ids.shape[1] > self.length and self.own_codes:
+            raise BadInput(f"{ids.shape[1]} ids; this model has {self.length} attributes")
+        return self._rows(ids.long())
 
     def encode(self, x: Float[Tensor, "b c y x"]) -> Int[Tensor, "b n"]:
         """The codes of normalised pictures, from general to particular.
@@ -649,6 +753,8 @@ class StyledVq(nn.Module):
             )
         if self.scalars is not None:
             features = self.scalars.up(features)
+        if isinstance(self.encoder, PrincipalEncoder):
+            return self.decoder(features, self.encoder.sketch(features))
         mixed = features if self.config.quantised == "mixture" else self.mix(features)
         return self.decoder(mixed)
 
@@ -709,10 +815,13 @@ class StyledVq(nn.Module):
         """Take a codebook, as stage two makes it, and the corpus' mean features.
 
         Raises:
-            BadInput: it is empty, of another width, or not finite; or numbers are rounded here.
+            BadInput: it is empty, of another width, or not finite; or numbers are rounded here, or
+                attributes are coordinates, whose codes are learnt together with them.
         """
         if self.config.levels:
             raise BadInput("this model rounds numbers to levels: it takes no codebook")
+        if self.own_codes:
+            raise BadInput("attributes are coordinates here, with codes of their own each")
         if codebook.ndim != 2 or not len(codebook) or codebook.shape[1] != self.config.latent_width:
             raise BadInput(
                 f"a codebook of shape {tuple(codebook.shape)}; expected codes x "
@@ -726,18 +835,28 @@ class StyledVq(nn.Module):
             if tensor is not None and not bool(tensor.isfinite().all()):
                 raise BadInput(f"the {what} holds numbers that are not finite")
         self.config = replace(self.config, codes=len(codebook))
-        self.codebook = codebook.to(self.mixture).clone()
+        self.codebook = codebook.to(self.device, self.dtype).clone()
         if mean is not None:
-            self.mean = mean.to(self.mixture).clone()
+            self.mean = mean.to(self.device, self.dtype).clone()
 
     def _colour(self, values: tuple[float, float, float]) -> Tensor:
         return torch.tensor(values, device=self.device)[:, None, None]
+
+    def _rows(self, ids: Tensor) -> Tensor:
+        """The codebook's rows of ids; of the first attributes where each has its own."""
+        if not self.own_codes:
+            return self.codebook[ids]
+        return self.codebook[torch.arange(ids.shape[1], device=ids.device), ids]
 
     def _chosen(self, features: Tensor) -> Tensor:
         self._require_codebook()
         self._require_width(features)
         if self.config.levels:
             return ids_of_levels(features, self.config.levels)
+        if self.own_codes:
+            # Of attributes that are left out behind there is nothing to choose.
+            books = zip(features.unbind(1), self.codebook, strict=False)
+            return torch.stack([nearest(each, book) for each, book in books], dim=1)
         if self.config.distance == "euclidean":
             return nearest(features, self.codebook)
         # Of vectors of one length the nearest is the one of the largest cosine.

@@ -11,12 +11,14 @@ published training has none. Nor does it read codes other than the picture's own
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput
@@ -24,15 +26,18 @@ from lascaux.generate.sampling import Sampling
 from lascaux.generate.tokens import begin, write
 from lascaux.images.preprocess import normalise
 from lascaux.models.clip import Clip
-from lascaux.models.clip_gen import ClipGen, embedding_loss
+from lascaux.models.clip_gen import ClipGen, Denoiser, embedding_loss
+from lascaux.tasks.aside import written_aside
 from lascaux.train.begun import named
 from lascaux.train.cards import card_of
-from lascaux.train.codes import grid_of, pages_of, tokeniser_of
+from lascaux.train.codes import estranged, grid_of, pages_of, tokeniser_of
+from lascaux.train.denoising import learn_denoiser, noisy
 from lascaux.train.optimisers import Optimiser, decayed_and_plain, within_blocks
-from lascaux.train.recipe import Loss, Moment, Recipe, Sample, precise, restated, setting
+from lascaux.train.recipe import Loss, Moment, Progress, Recipe, Sample, precise, restated, setting
 
 _SHOWN = 8  # pictures of a sheet of samples
 _AT_ONCE = 64  # pictures of a validation
+_DENOISER = "denoiser.safetensors"  # within the run
 _TOP_K = 500  # of samples, as published
 
 
@@ -52,6 +57,13 @@ class ClipGenRecipe(Recipe):
     embedding_noise: float = setting(
         0.0, "on embeddings, as a part of their length, so that sentences serve as well"
     )
+    denoiser: int = setting(
+        0, "width of layers that bring a sentence's embedding nearer to pictures'; 0: none"
+    )
+    denoiser_noise: float = setting(
+        2.5, "on pictures' embeddings, which it learns beforehand to find again"
+    )
+    denoiser_steps: int = setting(4000, "of 512 embeddings, in which it learns that")
     null_condition: float = setting(
         0.0, "chance that an embedding is left away, so that guidance works later on"
     )
@@ -71,10 +83,45 @@ class ClipGenRecipe(Recipe):
             if not 0 <= getattr(self, name) <= 1:
                 flag = name.replace("_", "-")
                 raise BadInput(f"--{flag} is {getattr(self, name)}; expected 0 to 1")
-        for name in ("embedding_noise", "reconstruction_weight"):
+        for name in ("embedding_noise", "denoiser_noise", "denoiser", "reconstruction_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 flag = name.replace("_", "-")
                 raise BadInput(f"--{flag} is {getattr(self, name)}; it must be at least 0")
+
+    def learn_denoiser(
+        self, embeddings: Float[Tensor, "n e"], folder: Path, progress: Progress | None
+    ) -> None:
+        """Learn a denoiser of pictures' embeddings, and keep it in the run's folder."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            denoiser = Denoiser(embeddings.shape[1], self.denoiser)
+        learn_denoiser(
+            denoiser,
+            embeddings,
+            noise=self.denoiser_noise,
+            steps=self.denoiser_steps,
+            seed=self.seed,
+            progress=progress,
+        )
+        with written_aside(folder / _DENOISER) as part:
+            save_file(denoiser.state_dict(), part)
+
+    def lacks_denoiser(self, folder: Path, begun: ClipGen | None) -> bool:
+        """Whether a denoiser is still to be learnt.
+
+        Args:
+            folder: of the run.
+            begun: what it begins with.
+        """
+        known = begun is not None and begun.config.denoiser > 0
+        return bool(self.denoiser) and not known and not (folder / _DENOISER).is_file()
+
+    def begin(self, model: nn.Module, folder: Path) -> nn.Module:
+        """A new model with the denoiser that was learnt; like any other it stays as it is."""
+        assert isinstance(model, ClipGen)
+        if (path := folder / _DENOISER).is_file():
+            model.denoiser.load_state_dict(load_file(path))
+        return model
 
     def optimisers(self, model: nn.Module) -> dict[str, Optimiser]:
         """AdamW with the published betas; or Muon within the blocks."""
@@ -89,13 +136,15 @@ class ClipGenRecipe(Recipe):
         """Cross entropy of the codes; with a weight, also the embeddings' distance."""
         assert isinstance(model, ClipGen)
         tokens, embeddings = batch["tokens"], batch["embedding"]
-        read = self._estranged(tokens[:, :-1])
-        logits = model(read, self._left_away(self._noisy(embeddings)))
+        read = estranged(tokens[:, :-1], self.strange_codes)
+        if self.embedding_noise:
+            embeddings = noisy(embeddings, self.embedding_noise)
+        logits = model(read, self._left_away(embeddings))
         value = F.cross_entropy(rearrange(logits, "b n v -> (b n) v").float(), tokens.flatten())
         if not self.reconstruction_weight:
             return Loss(value, {})
         with precise(tokens.device):
-            apart = self._apart(model, logits.float(), embeddings)
+            apart = self._apart(model, logits.float(), batch["embedding"])
         figures: dict[str, Tensor | float] = {"embedding_distance": apart.detach()}
         return Loss(value + self.reconstruction_weight * apart, figures)
 
@@ -119,34 +168,14 @@ class ClipGenRecipe(Recipe):
         pages = pages_of(tokeniser, tokens, last.ids)
         return [Sample(page, f"seed {seed}") for seed, page in enumerate(pages)]
 
-    def _noisy(self, embeddings: Float[Tensor, "b e"]) -> Float[Tensor, "b e"]:
-        """Embeddings of unit length again, turned by chance."""
-        if not self.embedding_noise:
-            return embeddings
-        # The CPU's generator, which checkpoints keep.
-        chance = F.normalize(torch.randn(embeddings.shape), dim=-1).to(embeddings)
-        return F.normalize(embeddings + self.embedding_noise * chance, dim=-1)
-
     def _left_away(self, embeddings: Float[Tensor, "b e"]) -> Float[Tensor, "b e"]:
         """Embeddings, some of them by chance zeros: no condition."""
         if not self.null_condition:
             return embeddings
-        chance = torch.rand(len(embeddings), 1) < self.null_condition  # by the generator as above
+        chance = (
+            torch.rand(len(embeddings), 1) < self.null_condition
+        )  # the CPU's: checkpoints keep it
         return embeddings.masked_fill(chance.to(embeddings.device), 0.0)
-
-    def _estranged(self, ids: Int[Tensor, "b n"]) -> Int[Tensor, "b n"]:
-        """Codes, some of them those of the next picture at their place.
-
-        What is written later comes after codes that may be wrong. Who has only read right ones
-        takes their word for what the picture shows, and not the embedding's. The share is drawn for
-        each picture.
-        """
-        if not self.strange_codes:
-            return ids
-        # By the generator as above.
-        share = self.strange_codes * torch.rand(len(ids), 1)
-        chosen = (torch.rand(ids.shape) < share).to(ids.device)
-        return torch.where(chosen, ids.roll(1, dims=0), ids)
 
     def _apart(self, model: ClipGen, logits: Tensor, embeddings: Tensor) -> Tensor:
         tokeniser, clip = (

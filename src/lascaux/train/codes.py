@@ -51,6 +51,24 @@ def square(image: Image.Image, how: Preprocessing) -> UInt8[Tensor, "1 3 y x"]:
     return rearrange(pixels, "y x c -> 1 c y x")
 
 
+def estranged(ids: Int[Tensor, "b n"], largest: float) -> Int[Tensor, "b n"]:
+    """Codes to be read, some of them those of the next picture at their place.
+
+    What is written later comes after codes that may be wrong. Who has only read right ones takes
+    their word for what the picture shows, and not the condition's.
+
+    Args:
+        ids: codes of pictures, or the first of them.
+        largest: share of strange codes, 0 to 1; it is drawn up to this for each picture.
+    """
+    if not largest:
+        return ids
+    # The CPU's generator, which checkpoints keep.
+    share = largest * torch.rand(len(ids), 1)
+    chosen = (torch.rand(ids.shape) < share).to(ids.device)
+    return torch.where(chosen, ids.roll(1, dims=0), ids)
+
+
 def pages_of(tokeniser: ImageTokeniser, *codes: Int[Tensor, "b n"]) -> list[Image.Image]:
     """Pictures of the first codes, each with those of the others to its right."""
     grid = grid_of(tokeniser)

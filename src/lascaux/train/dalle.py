@@ -18,7 +18,7 @@ from lascaux.generate.tokens import begin, write
 from lascaux.models.dalle import Dalle
 from lascaux.tasks.tokenisers import ImageTokeniser
 from lascaux.train.cards import card_of
-from lascaux.train.codes import grid_of, pages_of, tokeniser_of
+from lascaux.train.codes import estranged, grid_of, pages_of, tokeniser_of
 from lascaux.train.optimisers import Optimiser, decayed_and_plain, within_blocks
 from lascaux.train.recipe import Loss, Moment, Recipe, Sample, restated, setting
 
@@ -45,6 +45,9 @@ class DalleRecipe(Recipe):
     null_condition: float = setting(
         0.1, "chance that a caption is left away, so that pictures can be guided"
     )
+    strange_codes: float = setting(
+        0.0, "largest share of the codes read that are another picture's, so that captions count"
+    )
     optimiser: Literal["adamw", "muon"] = setting("adamw", "muon: of the matrices of the blocks")
     learning_rate: float = restated("learning_rate", 5e-4)
     weight_decay: float = restated("weight_decay", 0.045)
@@ -53,8 +56,10 @@ class DalleRecipe(Recipe):
         super().__post_init__()
         if not 0 <= self.image_weight < float("inf"):
             raise BadInput(f"--image-weight is {self.image_weight}; it must be at least 0")
-        if not 0 <= self.null_condition <= 1:
-            raise BadInput(f"--null-condition is {self.null_condition}; expected 0 to 1")
+        for name in ("null_condition", "strange_codes"):
+            if not 0 <= getattr(self, name) <= 1:
+                flag = name.replace("_", "-")
+                raise BadInput(f"--{flag} is {getattr(self, name)}; expected 0 to 1")
 
     def optimisers(self, model: nn.Module) -> dict[str, Optimiser]:
         """AdamW with the paper's betas and decay; or Muon within the blocks."""
@@ -83,7 +88,9 @@ class DalleRecipe(Recipe):
         if self.null_condition:
             # The CPU's generator, which checkpoints keep.
             null = (torch.rand(len(text)) < self.null_condition).to(text.device)
-        total, of_text, of_image = model.loss(text, batch["tokens"], null=null)
+        tokens = batch["tokens"]
+        read = estranged(tokens, self.strange_codes)
+        total, of_text, of_image = model.loss(text, tokens, read=read, null=null)
         return Loss(total, {"text_loss": of_text.detach(), "image_loss": of_image.detach()})
 
     def measured(self, model: Dalle, aside: Told) -> dict[str, float]:

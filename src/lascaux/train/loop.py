@@ -126,7 +126,9 @@ class Run:
         recipe, running, processes = self.recipe, self.running, self.processes
         torch.manual_seed(recipe.seed)
         self.model = recipe.build().to(processes.device)
-        if state is not None:
+        if state is None:
+            self.model = recipe.begin(self.model, self.folder)
+        else:
             checkpoint.load_model_state(self.model, state["model"])
         # For looking at the average: a copy that is neither sharded, compiled nor recomputed.
         apart = recipe.averaging > 0 or running.shard

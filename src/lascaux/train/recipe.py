@@ -205,6 +205,10 @@ class Recipe(ABC):
         """
         return 1.0
 
+    def begin(self, model: nn.Module, folder: Path) -> nn.Module:
+        """A new model with what `prepare` learnt for it in the run's folder."""
+        return model
+
     def optimisers(self, model: nn.Module) -> dict[str, Optimiser]:
         """One for each turn; by default AdamW, with matrices and kernels decayed."""
         groups = decayed_and_plain(model.named_parameters(), self.weight_decay)

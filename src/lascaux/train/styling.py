@@ -21,7 +21,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput
-from lascaux.models.styled_vq import StyledVq, StyledVqConfig
+from lascaux.models.styled_vq import Encoder, StyledVq, StyledVqConfig
 from lascaux.nn.quantise import rotated_through, straight_through
 from lascaux.tasks.tokenisers import image_tokeniser
 from lascaux.train.begun import named
@@ -190,12 +190,8 @@ class Styling(Recipe):
         """The blocks of encoder and decoder."""
         assert isinstance(model, Trainee)
         encoder, decoder = model.styled.encoder, model.styled.decoder
-        return [
-            *encoder.blocks,
-            *encoder.expert_blocks,
-            *decoder.conditioned_blocks,
-            *decoder.blocks,
-        ]
+        read = [*encoder.blocks, *encoder.expert_blocks] if isinstance(encoder, Encoder) else []
+        return [*read, *decoder.conditioned_blocks, *decoder.blocks]
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], moment: Moment) -> Loss:
         """Differences of pixels and of what is perceived, and of latents to learnt codes."""
@@ -332,7 +328,8 @@ def _place(styled: StyledVq) -> None:
 
     Sines and cosines of rows and columns, of the size of those that the author's code draws.
     """
-    for positions in (styled.encoder.positions[1:], styled.decoder.positions):
+    read = [styled.encoder.positions[1:]] if isinstance(styled.encoder, Encoder) else []
+    for positions in (*read, styled.decoder.positions):
         count, width = positions.shape
         side, waves = math.isqrt(count), width // 4
         angles = torch.arange(side)[:, None] * _SPAN ** -(torch.arange(waves) / max(1, waves))
@@ -355,6 +352,13 @@ def reconstructed(
             ids.append(chosen)
         found.append(styled.denormalise(styled.decode(features)).clamp(0, 1))
     return torch.cat(found), torch.cat(ids) if ids else None
+
+
+def share_used(styled: StyledVq, ids: Int[Tensor, "b n"]) -> float:
+    """Share of all codes that are among those of pictures; of every attribute's own, if it has."""
+    if not styled.own_codes:
+        return len(ids.unique()) / styled.codes
+    return sum(len(column.unique()) for column in ids.T) / (styled.codes * ids.shape[1])
 
 
 def card(name: str, begun: str, recipe: Styling, figures: dict[str, float]) -> str:

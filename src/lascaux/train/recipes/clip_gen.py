@@ -19,22 +19,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
+import numpy as np
 import torch
 from torch import nn
 
-from lascaux.data.paired import PairedFeatures, PairedSamples
+from lascaux.data.paired import PairedFeatures, PairedRecord, PairedSamples
 from lascaux.data.prepared import PreparedFeatures
 from lascaux.data.records import Source
 from lascaux.errors import BadInput
 from lascaux.models.clip_gen import VARIANTS, ClipGen, ClipGenConfig
 from lascaux.tasks.answerers import Answerer, clip_embeddings, token_ids
-from lascaux.train.aside import validated_on
+from lascaux.train.aside import trained_on, validated_on
 from lascaux.train.begun import named
 from lascaux.train.clip_gen import Answers, ClipGenRecipe, card, clip_of
 from lascaux.train.codes import code_count, square, tokeniser_of
-from lascaux.train.recipe import Sample, setting
+from lascaux.train.recipe import Progress, Sample, setting
 from lascaux.train.spelt import TOKENS, Spelt
 from lascaux.weights.load import save
 
@@ -67,8 +68,22 @@ class ClipGenTraining(Spelt, ClipGenRecipe):
         """
         model = ClipGen(self._config())
         if self.model:
-            model.load_state_dict(_pretrained(self.model).state_dict())
+            model.load_state_dict({**model.state_dict(), **_pretrained(self.model).state_dict()})
+        model.denoiser.requires_grad_(False)
         return model
+
+    def prepare(
+        self, folder: Path, *, sample: bool = False, progress: Progress | None = None
+    ) -> float:
+        """Codes and embeddings of the pictures, and a denoiser of the embeddings."""
+        share = super().prepare(folder, sample=sample, progress=progress)
+        begun = _pretrained(self.model) if self.model else None
+        if not sample and self.lacks_denoiser(folder, begun):
+            source, _ = self.prepared(folder)
+            kept = trained_on(source, self.validation)
+            rows = [cast(PairedRecord, kept[index]).others for index in range(len(kept))]
+            self.learn_denoiser(torch.from_numpy(np.concatenate(rows)).float(), folder, progress)
+        return share
 
     def answered(self, source: Source) -> Iterator[tuple[str, Source, Answerer]]:
         """Codes and embeddings of all pictures."""
@@ -110,13 +125,19 @@ class ClipGenTraining(Spelt, ClipGenRecipe):
                     f"{self.tokeniser} has {length} of {tokeniser.codes}"
                 )
             null_condition = config.null_condition or self.null_condition > 0
-            return replace(config, tokeniser=self.tokeniser, null_condition=null_condition)
+            return replace(
+                config,
+                tokeniser=self.tokeniser,
+                null_condition=null_condition,
+                denoiser=config.denoiser or self.denoiser,
+            )
         return replace(
             ARCHITECTURES[self.architecture],
             codes=tokeniser.codes,
             length=length,
             embedding_width=clip.config.embed_width,
             null_condition=self.null_condition > 0,
+            denoiser=self.denoiser,
             clip=self.clip,
             tokeniser=self.tokeniser,
         )

@@ -56,15 +56,18 @@ class OchreDalle(OfPool, DalleRecipe):
 
     tokeniser: str = setting("ochre-vq", "whose codes are written: a name or folder")
     model: str = setting("", "begin with the weights of this one: a folder or name")
+    portraits: float = restated("portraits", 0.6, OfPool)
     chinese: float = setting(0.3, "share of captions in Chinese")
     seed: int = restated("seed", 3)
     steps: int = restated("steps", 10_000)
+    batch_size: int = restated("batch_size", 32)
     precision: Precision = restated("precision", "bfloat16")
     warmup_steps: int = restated("warmup_steps", 200)
     cooldown_steps: int = restated("cooldown_steps", 3000)
     optimiser: Literal["adamw", "muon"] = restated("optimiser", "muon", DalleRecipe)
     learning_rate: float = restated("learning_rate", 1e-3)
     weight_decay: float = restated("weight_decay", 0.01)
+    strange_codes: float = restated("strange_codes", 0.9, DalleRecipe)
     averaging: float = restated("averaging", 0.998)
 
     def __post_init__(self) -> None:

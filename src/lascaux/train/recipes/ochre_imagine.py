@@ -49,18 +49,20 @@ from lascaux.errors import BadInput
 from lascaux.models.clip_gen import ClipGen, ClipGenConfig
 from lascaux.tasks.answerers import Answerer, clip_embeddings
 from lascaux.tasks.features import text_features
+from lascaux.train.begun import named
 from lascaux.train.clip_gen import Answers, ClipGenRecipe, card, clip_of
 from lascaux.train.codes import code_count, reader_of, tokeniser_of
-from lascaux.train.pool import OfPool, Pool, read_by
-from lascaux.train.recipe import Part, Precision, Sample, Share, restated, setting
-from lascaux.weights.load import load, save
+from lascaux.train.pool import PAGE, OfPool, Pool, read_by
+from lascaux.train.recipe import Part, Precision, Progress, Sample, Share, restated, setting
+from lascaux.weights.load import save
 
 _VALIDATED = 512  # scenes
 _SEED = 80  # of them and their wordings
 
 # 3.8 million parameters, 1.6 of them the codes'.
-OCHRE = ClipGenConfig(codes=4096, layers=5, heads=6, width=192, dropout=0.0)
+OCHRE = ClipGenConfig(codes=4096, layers=5, heads=6, width=192, code_width=96, dropout=0.0)
 _GUIDANCE = 2.0
+_TRIED = 2 * PAGE  # scenes, to see what it costs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,7 @@ class OchreImagine(OfPool, ClipGenRecipe):
     cooldown_steps: int = restated("cooldown_steps", 8000)
     learning_rate: float = restated("learning_rate", 1.2e-3)
     optimiser: Literal["adamw", "muon"] = restated("optimiser", "muon", ClipGenRecipe)
+    denoiser: int = restated("denoiser", 480, ClipGenRecipe)
     embedding_noise: float = restated("embedding_noise", 1.5, ClipGenRecipe)
     null_condition: float = restated("null_condition", 0.1, ClipGenRecipe)
     strange_codes: float = restated("strange_codes", 0.9, ClipGenRecipe)
@@ -92,6 +95,7 @@ class OchreImagine(OfPool, ClipGenRecipe):
         config = replace(
             OCHRE,
             codes=tokeniser.codes,
+            denoiser=self.denoiser,
             length=code_count(tokeniser),
             embedding_width=clip_of(self.clip).config.embed_width,
             null_condition=self.null_condition > 0,
@@ -102,7 +106,26 @@ class OchreImagine(OfPool, ClipGenRecipe):
         model = ClipGen(config)
         if self.model:
             model.load_state_dict(_pretrained(self.model, config).state_dict())
+        model.denoiser.requires_grad_(False)
         return model
+
+    def prepare(
+        self, folder: Path, *, sample: bool = False, progress: Progress | None = None
+    ) -> float:
+        """Read all scenes, and learn a denoiser of their embeddings."""
+        begun = named("--model", self.model, ClipGen, "CLIP-GEN") if self.model else None
+        if not self.lacks_denoiser(folder, begun):
+            return 1.0
+        pool, (_, embed) = self.pool(folder), _answerers(self)
+        count = min(_TRIED, pool.different) if sample else pool.different
+        read = []
+        for first in range(0, count, PAGE):
+            read.append(read_by(pool, embed, range(first, first + PAGE)))
+            if progress is not None:
+                progress("scenes", first + PAGE, count)
+        if not sample:
+            self.learn_denoiser(torch.cat(read), folder, progress)
+        return count / pool.different
 
     def feed(self, part: Part) -> Iterator[dict[str, Tensor]]:
         """Codes and embeddings of scenes, which are read as they come for the first time."""
@@ -154,9 +177,24 @@ def _aside(recipe: OchreImagine) -> tuple[Answers, Answers]:
 
 @lru_cache(maxsize=1)
 def _pretrained(name: str, config: ClipGenConfig) -> ClipGen:
-    found = load(name)
-    # Guidance may be learnt only now.
-    guided = {"null_condition": config.null_condition, "guidance": config.guidance}
-    if not isinstance(found, ClipGen) or replace(found.config, **guided) != config:
+    found = named("--model", name, ClipGen, "CLIP-GEN")
+    had = found.config
+    with_what_may_come_now = replace(
+        had,
+        null_condition=config.null_condition,
+        guidance=config.guidance,
+        denoiser=had.denoiser or config.denoiser,
+        code_width=had.code_width or config.code_width,
+    )
+    if with_what_may_come_now != config:
         raise BadInput(f"--model {name}: expected what this recipe trains, by the same settings")
-    return found
+    model = ClipGen(config)
+    state = model.state_dict() | found.state_dict()
+    if config.code_width and not had.code_width:
+        # The nearest vectors of that rank.
+        u, s, v = torch.linalg.svd(state["tokens.weight"].float(), full_matrices=False)
+        root, kept = s.sqrt(), config.code_width
+        state["tokens.weight"] = u[:, :kept] * root[:kept]
+        state["widened.weight"] = v.T[:, :kept] * root[:kept]
+    model.load_state_dict(state)
+    return model

@@ -19,7 +19,7 @@ from lascaux.weights.parts import Composite
 from lascaux.weights.published import Adopted, Published
 
 PARTS = ("drawer",)
-_OURS = ("encoder.queries", "mixture", "decoder.widen.weight")
+_OURS = ("codebook", "mean", "decoder.widen.weight")
 # Misspelt as published. The last came with the second version.
 _MARKS = ("query_embedding", "resblocks_exper.0.layers.0.c_fc.weight", "afer_progject.weight", "V2")
 
@@ -127,7 +127,9 @@ def rules(attributes: int = 36) -> tuple[Rule, ...]:
 def decisive(config: StyledVqConfig) -> str:
     """What of a config changes answers and leaves shapes as they are."""
     told = f"{config.heads} {config.heads_of_decoder} {config.quantised} {config.distance}"
-    return f"{told} {config.levels}" if config.levels else told
+    if config.levels:
+        told = f"{told} {config.levels}"
+    return f"{told} {config.coordinates}" if config.coordinates else told
 
 
 def recognises(keys: Collection[str]) -> bool:
