@@ -44,7 +44,8 @@ def singles(count: int) -> list[Scene]:
 
 def test_every_embedded_model_is_small():
     files = list(OCHRE.rglob("*.safetensors"))
-    names = {"ochre-clip", "ochre-judge", "ochre-vq", "ochre-imagine", "ochre-map"}
+    drawing = {"ochre-vq", "ochre-styled", "ochre-imagine", "ochre-dalle", "ochre-map"}
+    names = {"ochre-clip", "ochre-judge", *drawing}
     assert {file.parent.name for file in files} == names
     assert all(file.stat().st_size <= 8_000_000 for file in files)
 

@@ -314,6 +314,20 @@ def test_published_settings_are_the_defaults(imaginers):
 
 
 @each
+def test_a_model_may_say_how_warm_it_is_drawn_from(imaginers, kind):
+    writer = imaginers[kind].writer
+    config = writer.model.config
+    try:
+        writer.model.config = replace(config, temperature=0.6)
+        assert writer.sampling(how()).temperature == 0.6
+        assert writer.sampling(how(temperature=1.0)).temperature == 1.0
+    finally:
+        writer.model.config = config
+    with pytest.raises(BadInput, match="temperature 0"):
+        replace(config, temperature=0.0)
+
+
+@each
 def test_bad_input_is_refused_before_anything_is_drawn(imaginers, kind, tmp_path):
     imaginer = imaginers[kind]
     (tmp_path / "text.png").write_text("no picture")

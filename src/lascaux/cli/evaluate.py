@@ -60,7 +60,7 @@ their statistics (.safetensors, .npz). docs/measures.md says what the figure mea
 
 _IMAGINE_EXAMPLES = """\
 examples:
-  lascaux evaluate imagine --model ochre-imagine runs/ochre-dalle-0/model
+  lascaux evaluate imagine --model ochre-imagine ochre-dalle
   lascaux evaluate imagine --model clip-gen-coco --clip ViT-B/32 \\
       --prompts sentences.txt --reference val2014/ --out coco.json
 

@@ -1,6 +1,6 @@
 """How good the pictures are that models write from sentences: all by the same sentences.
 
-    lascaux evaluate imagine --model ochre-imagine runs/ochre-dalle-0/model
+    lascaux evaluate imagine --model ochre-imagine ochre-dalle
     lascaux evaluate imagine --model clip-gen-coco --prompts sentences.txt --reference val2014/
 
 Without sentences of one's own they are those of the emoji world's test split: one object before a

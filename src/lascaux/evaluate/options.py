@@ -251,7 +251,9 @@ class EvaluateImagineOptions:
         metadata={"help": "sentences at most; if not given, all, and 500 of the emoji world"},
     )
     seed: int = field(default=0, metadata={"help": "of the first picture"})
-    temperature: float = field(default=1.0, metadata={"help": "as `lascaux imagine` takes it"})
+    temperature: float | None = field(
+        default=None, metadata={"help": "as `lascaux imagine` takes it"}
+    )
     top_k: int | None = field(
         default=None, metadata={"metavar": "K", "help": "as `lascaux imagine` takes it"}
     )

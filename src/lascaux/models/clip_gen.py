@@ -43,6 +43,7 @@ class ClipGenConfig:
     # guidance needs (Ho and Salimans 2022, arXiv:2207.12598). The published one has not.
     null_condition: bool = False
     guidance: float = 1.0  # where nothing else is asked for; 1: none
+    temperature: float = 1.0  # likewise
     # Of the layers that bring embeddings to where those of pictures lie; 0: none, as published.
     denoiser: int = 0
     # Of the codes' vectors where they are read, which a matrix brings to the model's width (Lan et
@@ -60,6 +61,8 @@ class ClipGenConfig:
             raise BadInput("the widths of the denoiser and of codes cannot be negative")
         if not abs(self.guidance) < float("inf"):
             raise BadInput(f"guidance {self.guidance}; expected a finite number")
+        if not 0 < self.temperature < float("inf"):
+            raise BadInput(f"temperature {self.temperature}; expected a number above 0")
         if self.guidance != 1 and not self.null_condition:
             raise BadInput(f"guidance {self.guidance} of a model that knows no null condition")
         if self.width % self.heads:

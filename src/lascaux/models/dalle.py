@@ -75,6 +75,7 @@ class DalleConfig:
     image_weight: float = 7.0  # of the picture in the loss, where the text has 1 (loss_img_weight)
     tokeniser: str | None = None  # name of the one whose codes it writes, if it has none inside
     guidance: float = 1.0  # where nothing else is asked for; 1: none
+    temperature: float = 1.0  # likewise
 
     def __post_init__(self) -> None:
         sizes = ("codes", "grid", "width", "layers", "text_tokens", "text_length", "heads")
@@ -93,6 +94,8 @@ class DalleConfig:
             raise BadInput(f"head_width {self.head_width}; rotary positions need at least 6")
         if self.image_weight < 0:
             raise BadInput(f"image_weight {self.image_weight}; 0 or more is expected")
+        if not 0 < self.temperature < float("inf"):
+            raise BadInput(f"temperature {self.temperature}; expected a number above 0")
         self._require_agreement()
 
     def _require_agreement(self) -> None:

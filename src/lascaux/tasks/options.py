@@ -374,8 +374,12 @@ class ImagineOptions:
             "help": "the CLIP that orders them; if not given, the one that a CLIP-GEN reads",
         },
     )
-    temperature: float = field(
-        default=1.0, metadata={"help": "below 1 likelier pictures, above 1 unlikelier ones"}
+    temperature: float | None = field(
+        default=None,
+        metadata={
+            "help": "below 1 likelier pictures, above 1 unlikelier ones; if not given, as the "
+            "model says, and 1 if it does not"
+        },
     )
     top_k: int | None = field(
         default=None,
@@ -435,7 +439,7 @@ class ImagineOptions:
             raise BadInput(f"keep is {self.keep}; of n = {self.n} pictures, 1 to {self.n} are kept")
         if not 0 <= self.seed <= (1 << 63) - 1 - self.n:
             raise BadInput(f"seed is {self.seed}; expected 0 to 2^63 - 1 - n")
-        if not 0 < self.temperature < float("inf"):
+        if self.temperature is not None and not 0 < self.temperature < float("inf"):
             raise BadInput(f"temperature is {self.temperature}; expected a number above 0")
         if self.top_k is not None and self.top_k < 1:
             raise BadInput(f"top_k is {self.top_k}; it must be at least 1, or not given")

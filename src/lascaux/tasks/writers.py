@@ -393,7 +393,9 @@ def _fitting(
 ) -> Sampling:
     sampling = Sampling(
         guidance=options.guidance if options.guidance is not None else config.guidance,
-        temperature=options.temperature,
+        temperature=(
+            options.temperature if options.temperature is not None else config.temperature
+        ),
         top_k=top_k,
         top_p=options.top_p if options.top_p is not None else top_p,
     )

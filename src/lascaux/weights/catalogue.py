@@ -650,6 +650,12 @@ ENTRIES: tuple[Entry, ...] = (
     _ochre(
         "ochre-map", "taming_transformer", "Scenes of emoji after maps of what each pixel shows."
     ),
+    _ochre("ochre-dalle", "dalle", "Scenes of emoji from sentences, in English and Chinese."),
+    _ochre(
+        "ochre-styled",
+        "styled_vq",
+        "64 pixels as 36 of 1024 codes, from general to particular; on emoji scenes.",
+    ),
     _ochre("ochre-judge", "judge", "Checks what was generated; never used to guide or select."),
     *map(_openai, _OPENAI_FILES),
     *(

@@ -6,7 +6,13 @@ The encoder is linear: attributes are principal coordinates of whole pictures, f
 particular, and each has 1,024 codes of its own by k-means. Both are learnt before the first step
 (`train/principal_codes.py`) and stay as they are; in the object's box of validation what they say
 linearly stands at 17.7 dB. The decoder is Styled VAE-VQ's: block for block it takes two attributes
-more, and betters that sketch.
+more, and betters that sketch. Before the first step encoder and codes take two minutes of a core;
+a step of 16 pictures takes 0.55 seconds. The embedded model:
+
+    lascaux train ochre-styled --steps 5200 --cooldown-steps 1800
+
+In the box of validation it stands at 18.1 dB. Squared differences gain little more; what it needs
+is sharpness, and more codes.
 
 As published, encoder and decoder are one transformer each and learn together; of as many pictures
 as a core reads in an hour they learn colours and rough places alone (13 dB, `benchmarks/`):
