@@ -196,3 +196,5 @@ def test_a_denoiser_is_learnt_of_the_embeddings_of_what_is_trained_on(data, part
     assert not later.lacks_denoiser(tmp_path, model)
     with pytest.raises(BadInput, match=r"--denoiser-noise is -1\.0"):
         recipe(data, parts, denoiser_noise=-1.0)
+    with pytest.raises(BadInput, match="--denoiser-steps is -1"):
+        recipe(data, parts, denoiser_steps=-1)

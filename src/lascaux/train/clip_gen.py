@@ -6,7 +6,8 @@ ever seen. Batches have "tokens" (`b n`) and "embedding" (`b e`, of unit length)
 
 Embeddings of pictures and of sentences lie in the same space, but not in the same part of it. Noise
 on the embedding makes the model bear that (Zhou et al. 2022, arXiv:2111.13792, section 3.2); the
-published training has none. Nor does it read codes other than the picture's own.
+published training has none. Nor does it read codes other than the picture's own, and its model has
+no denoiser (`train/denoising.py`).
 """
 
 from dataclasses import dataclass
@@ -83,7 +84,8 @@ class ClipGenRecipe(Recipe):
             if not 0 <= getattr(self, name) <= 1:
                 flag = name.replace("_", "-")
                 raise BadInput(f"--{flag} is {getattr(self, name)}; expected 0 to 1")
-        for name in ("embedding_noise", "denoiser_noise", "denoiser", "reconstruction_weight"):
+        least = ("embedding_noise", "denoiser", "denoiser_noise", "denoiser_steps")
+        for name in (*least, "reconstruction_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 flag = name.replace("_", "-")
                 raise BadInput(f"--{flag} is {getattr(self, name)}; it must be at least 0")
@@ -172,9 +174,8 @@ class ClipGenRecipe(Recipe):
         """Embeddings, some of them by chance zeros: no condition."""
         if not self.null_condition:
             return embeddings
-        chance = (
-            torch.rand(len(embeddings), 1) < self.null_condition
-        )  # the CPU's: checkpoints keep it
+        # The CPU's generator, which checkpoints keep.
+        chance = torch.rand(len(embeddings), 1) < self.null_condition
         return embeddings.masked_fill(chance.to(embeddings.device), 0.0)
 
     def _apart(self, model: ClipGen, logits: Tensor, embeddings: Tensor) -> Tensor:
