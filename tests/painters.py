@@ -25,6 +25,8 @@ KINDS = {
     "picture": (replace(CONFIG, condition="first-stage"), None),
     "label": (replace(CONFIG, length=16, condition="class", classes=7), None),
     "coordinates": (replace(CONFIG, condition="coordinates", **COORDINATES), None),
+    # Of the 24 codes the last is no object; corners lie on 4 x 4 places.
+    "boxes": (replace(CONFIG, length=23, condition="tokens", objects=2, classes=7), None),
     "nothing": (replace(CONFIG, length=16, condition="start"), None),
     "tokens": (replace(CONFIG, length=18, condition="tokens"), None),
 }

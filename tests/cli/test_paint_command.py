@@ -16,7 +16,7 @@ from painters import LABELS, tiny_painter
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("painters")
-    for kind in ("map", "label", "nothing"):
+    for kind in ("map", "label", "boxes", "nothing"):
         lascaux.save(tiny_painter(kind), folder / kind)
     return folder
 
@@ -70,6 +70,25 @@ def test_pictures_of_a_map_are_written_with_how_they_were_made(run, models):
     with Image.open("seg.png") as given, Image.open("out/seg-condition.png") as shown:
         assert shown.mode == "P"
         assert np.array_equal(np.asarray(given), np.asarray(shown))
+
+
+def test_boxes_of_objects_are_painted_after_and_shown(run, models):
+    what = [{"object": 3, "box": [0.2, 0.1, 0.5, 0.6]}]
+    Path("park.json").write_text(json.dumps(what))
+    code, out, _ = run("--boxes", "park.json", "--model", models / "boxes", "--out", "out")
+    assert (code, out) == (0, "out/park-0.png\n")
+    assert written() == ["park-0.png", "park-condition.png"]
+    told = read_label("out/park-0.png", "paint")["settings"]["condition"]
+    assert told == {"kind": "boxes", "objects": what, "shown": [0, 0, 1, 1]}
+    options = PaintOptions(model=str(models / "boxes"))
+    (expected,) = Painter.from_options(options).paint(boxes=told["objects"])
+    with Image.open("out/park-0.png") as picture:
+        assert picture.tobytes() == expected.image.tobytes()
+    Path("park.json").write_text(json.dumps([{"object": "dog", "box": [0, 0, 1, 1]}]))
+    code, _, err = run("--boxes", "park.json", "--model", models / "boxes", "--out", "no")
+    assert code == 1
+    assert "class 'dog'; the 7 classes of this model have no names that are known" in err
+    assert not Path("no").exists()
 
 
 def test_classes_are_painted_one_after_the_other(run, models):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lascaux.errors import BadInput
 from lascaux.images.preprocess import normalise
-from lascaux.models.vqgan import VARIANTS, VqGan, VqGanConfig
+from lascaux.models.vqgan import VARIANTS, VqGan, VqGanConfig, deepened
 
 TINY = VqGanConfig(
     codes=24,
@@ -25,6 +25,7 @@ KINDS = {
     "gumbel": replace(TINY, quantiser="gumbel"),
     "averaging": replace(TINY, resampling_convolutions=False),
     "patches": replace(TINY, encoder="patches"),
+    "middles": replace(TINY, middles=2),
     "double": replace(TINY, double_latent=True),
     "used": replace(TINY, used_codes=7),
     "used-gumbel": replace(TINY, quantiser="gumbel", used_codes=7),
@@ -224,6 +225,22 @@ def test_equal_patches_have_equal_codes_wherever_they_are():
     assert not torch.allclose(features[1, 5], features[0, 1], atol=1e-3)
 
 
+def test_a_deepened_decoder_computes_the_same_and_can_learn():
+    model = made(TINY)
+    ids = torch.randint(0, TINY.codes, (2, 12))
+    before = model.decode_ids(ids, (3, 4))
+    deeper = deepened(model, 3).eval()
+    assert deeper.config == replace(TINY, middles=3)
+    assert torch.equal(deeper.decode_ids(ids, (3, 4)), before)
+    deeper.decode_ids(ids, (3, 4)).square().sum().backward()
+    last = deeper.decoder.more[1].second.conv2.weight
+    assert last.grad is not None
+    assert last.grad.abs().max() > 0
+    assert deepened(deeper, 3) is deeper
+    with pytest.raises(BadInput, match="2 middles; the decoder has 3 already"):
+        deepened(deeper, 2)
+
+
 def test_dropout_acts_in_training_alone():
     model = made(replace(TINY, dropout=0.5))
     x = pictures(model)
@@ -302,6 +319,7 @@ def test_what_cannot_be_used_is_refused_with_what_to_do(call, match):
         ({"unknown": "none"}, "unknown"),
         ({"used_codes": 25}, "25 of 24"),
         ({"blocks": 0}, "at least one"),
+        ({"middles": 0}, "at least one"),
     ],
 )
 def test_an_impossible_config_is_refused(fields, match):

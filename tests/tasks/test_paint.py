@@ -46,6 +46,7 @@ WISHES = {
     "picture": {"picture": photo()},
     "label": {"label": 3},
     "coordinates": {},
+    "boxes": {"boxes": [{"object": 3, "box": [0.2, 0.1, 0.5, 0.6]}]},
     "nothing": {},
     "tokens": {"tokens": [3, 1, 2]},
 }

@@ -194,6 +194,8 @@ def test_a_denoiser_is_learnt_of_the_embeddings_of_what_is_trained_on(data, part
     assert later.lacks_denoiser(tmp_path, lascaux.load(tmp_path / "plain" / "model"))
     assert later.build().config.denoiser == 16
     assert not later.lacks_denoiser(tmp_path, model)
+    assert replace(later, denoiser_anew=True).lacks_denoiser(tmp_path, model)
+    assert not replace(wanted, denoiser_anew=True).lacks_denoiser(tmp_path / "run", model)
     with pytest.raises(BadInput, match=r"--denoiser-noise is -1\.0"):
         recipe(data, parts, denoiser_noise=-1.0)
     with pytest.raises(BadInput, match="--denoiser-steps is -1"):

@@ -269,11 +269,15 @@ def test_ochre_vq_begins_with_codes_of_patches_which_stay(tmp_path: Path, few_co
 
 def test_ochre_vq_takes_over_a_decoder(tmp_path: Path, few_codes):
     torch.manual_seed(0)
-    convolving = replace(ochre_vq.OCHRE, encoder="convolutions", code_width=8)
+    convolving = replace(ochre_vq.OCHRE, encoder="convolutions", code_width=8, middles=1)
     other = VqGan(convolving)
     found = few_codes(decoder=saved(other, tmp_path / "other")).build().vqgan
     assert torch.equal(found.last_layer, other.last_layer)
     assert found.config == ochre_vq.OCHRE
+    shallow = VqGan(replace(ochre_vq.OCHRE, middles=1))
+    deeper = few_codes(model=saved(shallow, tmp_path / "shallow")).build().vqgan
+    assert deeper.config == ochre_vq.OCHRE
+    assert torch.equal(deeper.last_layer, shallow.last_layer)
     narrow = saved(VqGan(replace(convolving, blocks=1)), tmp_path / "narrow")
     clip = saved(Clip(tiny_reader(600)), tmp_path / "clip")
     for changes, reason in (

@@ -29,6 +29,7 @@ TINY = TamingTransformerConfig(codes=24, length=40, layers=2, heads=2, width=16)
 STAGE = VqGanConfig(
     codes=24, code_width=6, width=32, multiples=(1, 2), blocks=1, attention_sizes=(), latent_width=6
 )  # fmt: skip
+BOXES = {"target": "x.DummyCondStage", "params": {"conditional_key": "objects_bbox"}}
 LABELS = replace(STAGE, in_channels=5, out_channels=5, labels=5, mean=0.0, std=1.0)
 
 
@@ -184,6 +185,7 @@ def test_an_order_is_known_by_its_permutation(tmp_path: Path, monkeypatch):
             {"condition": "class", "classes": 9},
         ),
         ({"cond_stage_config": {"target": "x.DummyCondStage"}}, {"condition": "tokens"}),
+        ({"cond_stage_config": BOXES}, {"condition": "tokens", "objects": 30}),
         (
             {
                 "cond_stage_config": {"target": "x.VQModel"},
@@ -199,6 +201,14 @@ def test_a_yaml_tells_everything(more: dict[str, Any], fields: dict[str, Any]):
     told = told_by_yaml(project(**more), source="x")
     assert told is not None
     assert told.config == replace(TINY, **fields)
+
+
+def test_a_yaml_tells_of_layouts_how_many_objects_and_classes_they_have():
+    data = {"target": "x.AnnotatedObjectsCoco", "params": {"max_objects_per_image": 4}}
+    content = project(cond_stage_config=BOXES) | {"data": {"params": {"train": data}}}
+    told = told_by_yaml(content, source="x")
+    assert told is not None
+    assert told.config == replace(TINY, condition="tokens", objects=4, classes=171)
 
 
 def test_a_yaml_of_something_else_tells_nothing_and_a_strange_one_is_refused():

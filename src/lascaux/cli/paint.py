@@ -28,19 +28,21 @@ examples:
   lascaux paint --map seg.png --size 1024x512 --model sflckr --animate --out wide/
   lascaux paint --depth depth.png --model drin --out from-depth/
   lascaux paint --class goldfish --class 207 --n 8 --model cin --out classes/
+  lascaux paint --boxes park.json --model scene-coco-30 --out parks/
   lascaux paint --n 16 --model ffhq --out faces/
   lascaux paint --complete half.png --model faceshq --out completed/
 
 Of seed 7 and seg.png the folder has seg-7.png, which says in itself how it was
-made, seg-7.gif if it was to be animated, and once seg-condition.png: the map or
-depth as the model saw it. A map's pixels there are still the labels' numbers.
+made, seg-7.gif if it was to be animated, and once seg-condition.png: the map,
+depth or boxes as the model saw them. A map's pixels there are still the labels'
+numbers.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this verb."""
     parser.epilog = _EXAMPLES
-    what = parser.add_argument_group("what is painted (one of the first four, as the model says)")
+    what = parser.add_argument_group("what is painted (one of the first five, as the model says)")
     what.add_argument(
         "--map", metavar="FILE", help="of classes: an indexed or grey PNG of their numbers"
     )
@@ -57,6 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="by name or number, of ImageNet also by WordNet id; may be given again",
     )
     what.add_argument("--picture", metavar="FILE", help="for models that paint after pictures")
+    what.add_argument(
+        "--boxes",
+        metavar="FILE",
+        help='of objects: JSON, a list of {"object": "dog", "box": [left, top, width, height]}, '
+        "the box in shares of the picture's sides",
+    )
     what.add_argument(
         "--complete", metavar="FILE", help="a picture of which the upper part is kept"
     )
@@ -235,7 +243,7 @@ def _require_one(arguments: argparse.Namespace) -> None:
     Raises:
         WrongUse: they are not.
     """
-    files = {name: getattr(arguments, name) for name in ("map", "depth", "picture")}
+    files = {name: getattr(arguments, name) for name in ("map", "depth", "picture", "boxes")}
     given = [f"--{name}" for name, path in files.items() if path is not None]
     given += ["--class"] if arguments.labels else []
     if len(given) > 1:
@@ -259,9 +267,10 @@ def _wishes(arguments: argparse.Namespace) -> "Iterator[tuple[str, Wish]]":
         map=_path(arguments.map),
         depth=_path(arguments.depth),
         picture=_path(arguments.picture),
+        boxes=_path(arguments.boxes),
         complete=complete,
     )
-    sources = (wish.map, wish.depth, wish.picture, complete)
+    sources = (wish.map, wish.depth, wish.picture, wish.boxes, complete)
     source = next((path for path in sources if path is not None), None)
     yield (source.stem if isinstance(source, Path) else "painted"), wish
 

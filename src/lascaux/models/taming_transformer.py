@@ -51,6 +51,7 @@ class TamingTransformerConfig:
     coordinate_codes: int = 1024  # steps that coordinates are rounded to
     classes: int | None = None  # how many there are; None: as many as tokens
     class_names: tuple[str, ...] = ()  # one for each, where they have names of their own
+    objects: int = 0  # of a layout, where tokens stand for their boxes; see tasks.boxes
     start: int = 0  # the fixed token
     # Tokens of which two make one of a condition, where its stage gives two for each place: beyond
     # the codes, codes + pairs * first + second, which is read as the sum of both.
@@ -84,6 +85,8 @@ class TamingTransformerConfig:
             raise BadInput(
                 f"{len(self.class_names)} class_names of {self.classes or self.codes} classes"
             )
+        if self.objects < 0 or (self.objects and self.condition != "tokens"):
+            raise BadInput(f"{self.objects} objects of a layout after {self.condition!r}")
         if not 0 <= self.start < self.codes:
             raise BadInput(f"start token {self.start} of {self.codes}")
 
@@ -103,7 +106,7 @@ class TamingTransformerConfig:
 
 _MAPS = TamingTransformerConfig(codes=1024, length=512)
 _FACES = replace(_MAPS, length=256, width=1664, condition="start")
-_SCENES = replace(_MAPS, codes=8192, length=348, condition="tokens")
+_SCENES = replace(_MAPS, codes=8192, length=348, condition="tokens", objects=30)
 
 VARIANTS: dict[str, TamingTransformerConfig] = {
     "sflckr": _MAPS,
@@ -117,7 +120,7 @@ VARIANTS: dict[str, TamingTransformerConfig] = {
     ),
     "ade20k": replace(_MAPS, codes=4096, layers=28),
     "coco": replace(_MAPS, codes=8192, layers=32, width=1280),
-    "scene-coco": replace(_SCENES, layers=40, width=1408),
+    "scene-coco": replace(_SCENES, layers=40, width=1408, classes=171),
     "scene-openimages": replace(_SCENES, layers=36, width=1536),
 }
 

@@ -59,6 +59,7 @@ class VqGanConfig:
     multiples: tuple[int, ...] = (1, 1, 2, 2, 4)  # of the width, level by level, each half the size
     blocks: int = 2  # residual blocks of a level; the decoder has one more
     attention_sizes: tuple[int, ...] = (16,)  # sides of the levels that attend, at image_size
+    middles: int = 1  # of the decoder, one after another; as published, one
     latent_width: int = 256  # channels before the codes' width
     double_latent: bool = False  # the encoder gives twice as many, as for a mean and a variance
     resampling_convolutions: bool = True  # False: halved by averages, doubled by repetition alone
@@ -93,8 +94,8 @@ class VqGanConfig:
                 raise BadInput(
                     f"{self.width} x {multiple} channels do not divide into {self.groups} groups"
                 )
-        if not self.multiples or self.blocks < 1 or self.codes < 1:
-            raise BadInput("multiples, blocks and codes must be at least one")
+        if not self.multiples or min(self.blocks, self.codes, self.middles) < 1:
+            raise BadInput("multiples, blocks, codes and middles must be at least one")
         known = isinstance(self.unknown, int) or self.unknown in ("random", "extra")
         if not known:
             raise BadInput(f"unknown {self.unknown!r}; expected 'random', 'extra' or an id")
@@ -316,6 +317,14 @@ class Middle(nn.Module):
         """The map with a view of the whole picture."""
         return self.second(self.attention(self.first(x)))
 
+    @torch.no_grad()
+    def to_identity(self) -> "Middle":
+        """Make it give back what comes, until it is trained on."""
+        for last in (self.first.conv2, self.attention.out, self.second.conv2):
+            for each in last.parameters():
+                each.zero_()
+        return self
+
 
 class Encoder(nn.Module):
     """From a picture to a map that is smaller by the factor."""
@@ -371,6 +380,7 @@ class Decoder(nn.Module):
         before = (*widths[1:], widths[-1])
         self.first = _convolution(config.latent_width, widths[-1])
         self.middle = Middle(widths[-1], config)
+        self.more = nn.Sequential(*(Middle(widths[-1], config) for _ in range(1, config.middles)))
         self.levels = nn.ModuleList(
             Level([before[level]] + (config.blocks + 1) * [widths[level]], attends[level], config)
             for level in range(len(widths))
@@ -382,7 +392,7 @@ class Decoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "b d y x"]) -> Float[Tensor, "b c y2 x2"]:
         """The picture, not clamped."""
-        x = self.middle(channels_last(self.first(channels_last(x))))
+        x = self.more(self.middle(channels_last(self.first(channels_last(x)))))
         for level in reversed(self.levels):
             x = level(x)
         return self.last(self.last_norm.silu(x))
@@ -632,3 +642,21 @@ class VqGan(nn.Module):
             return torch.randint(config.used_codes, (config.codes,), generator=chance).to(device)
         value = config.used_codes if config.unknown == "extra" else config.unknown
         return torch.full((config.codes,), cast(int, value), device=device)
+
+
+def deepened(vqgan: VqGan, middles: int) -> VqGan:
+    """A VQGAN whose decoder has so many middles and computes the same, until it is trained on.
+
+    Raises:
+        BadInput: it has more.
+    """
+    had = vqgan.config.middles
+    if middles < had:
+        raise BadInput(f"{middles} middles; the decoder has {had} already")
+    if middles == had:
+        return vqgan
+    deeper = VqGan(replace(vqgan.config, middles=middles))
+    deeper.load_state_dict(deeper.state_dict() | vqgan.state_dict())
+    for middle in list(deeper.decoder.more.children())[had - 1 :]:
+        cast(Middle, middle).to_identity()
+    return deeper

@@ -15,7 +15,9 @@ from torch import Tensor
 from lascaux.errors import BadInput, Unsupported
 from lascaux.models.taming_transformer import TamingTransformer, coordinate_map
 from lascaux.nn.grid import Grid
+from lascaux.tasks.boxes import layout_picture, layout_tokens, read_layout
 from lascaux.tasks.conditions import (
+    PLACELESS,
     Condition,
     Kind,
     Sides,
@@ -93,7 +95,7 @@ def canvas(model: TamingTransformer, wish: Wish, options: PaintOptions, shown: s
     grid = sides[1] // stage.factor, sides[0] // stage.factor
     condition = condition or _made(kind, sides)
     tokens = _encoded(model, kind, condition)
-    spatial = kind not in ("label", "tokens", "nothing") and _one_to_one(model, kind)
+    spatial = kind not in PLACELESS and _one_to_one(model, kind)
     way = _way(model, kind, grid, window, spatial)
     kept = tokens.new_zeros(1, 0)
     told: dict[str, Any] = {"condition": condition.told}
@@ -129,8 +131,15 @@ def _given(
     if kind == "label":
         assert wish.label is not None
         return class_condition(wish.label, model)
-    if kind == "tokens":
-        assert wish.tokens is not None
+    if wish.boxes is not None:
+        layout = read_layout(wish.boxes, model.config)
+        return Condition(
+            x=torch.tensor([layout_tokens(layout, model.config)]),
+            prompt=", ".join(each.name for each in layout.objects),
+            told={"kind": "boxes", **layout.to_json()},
+            shown=layout_picture(layout),
+        )
+    if wish.tokens is not None:
         tokens = [int(each) for each in wish.tokens]
         return Condition(x=torch.tensor([tokens]), told={"kind": "tokens", "tokens": tokens})
     return None
@@ -152,7 +161,7 @@ def _encoded(model: TamingTransformer, kind: Kind, condition: Condition) -> Tens
 
 def _condition_factor(model: TamingTransformer, kind: Kind) -> int | None:
     """Pixels for each token of a condition, along one side; None where it has no places."""
-    if kind in ("label", "tokens", "nothing"):
+    if kind in PLACELESS:
         return None
     if kind == "coordinates":
         return model.config.coordinate_factor
@@ -201,7 +210,9 @@ def _tokens_before(model: TamingTransformer, kind: Kind, wish: Wish, side: int) 
     """Tokens of the condition of a picture of so many codes along each side."""
     factor = _condition_factor(model, kind)
     if factor is None:
-        return len(wish.tokens) if kind == "tokens" and wish.tokens is not None else 1
+        if wish.tokens is not None:
+            return len(wish.tokens)
+        return 3 * model.config.objects + 2 if kind == "boxes" else 1
     stage: Any = model.first_stage
     pixels = model.config.condition_size or side * stage.factor
     return (pixels // factor) ** 2
@@ -247,7 +258,7 @@ def _way(model: TamingTransformer, kind: Kind, grid: Grid, window: int, spatial:
             f"(--size), or the window smaller (--window {min(grid)}), which this model was not "
             "trained for"
         )
-    if not spatial and kind not in ("label", "tokens", "nothing"):
+    if not spatial and kind not in PLACELESS:
         raise Unsupported(
             "conditions of this model have not a token for each code, so that no window slides "
             f"over them: say --size {window * factor}x{window * factor}"

@@ -28,7 +28,8 @@ from lascaux.models.taming_transformer import TamingTransformer
 from lascaux.tasks.pictures import source_name
 from lascaux.tasks.templates import class_ids, class_list
 
-Kind = Literal["map", "depth", "picture", "label", "tokens", "coordinates", "nothing"]
+Kind = Literal["map", "depth", "picture", "label", "boxes", "tokens", "coordinates", "nothing"]
+PLACELESS: tuple[Kind, ...] = ("label", "boxes", "tokens", "nothing")  # no grid of tokens
 Sides = tuple[int, int]  # width and height, in pixels
 
 _COCO_LABELS = 183
@@ -39,7 +40,8 @@ _WORDS = {
     "depth": "a depth map (--depth FILE)",
     "picture": "a picture (--picture FILE)",
     "label": "a class (--class NAME)",
-    "tokens": "tokens, such as those of boxes (in Python alone)",
+    "boxes": "boxes of objects (--boxes FILE)",
+    "tokens": "tokens (in Python alone)",
     "coordinates": "coordinates, which come by themselves",
     "nothing": "nothing",
 }
@@ -47,14 +49,15 @@ _WORDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What is to be painted; of the first five, what the model was trained with.
+    """What is to be painted; of the first six, what the model was trained with.
 
     Attributes:
         map: of classes: an indexed or grey picture whose pixels are their numbers, or an array.
         depth: grey, or RGBA whose bytes are float32; or an array.
         picture: in colours, for models that are conditioned on pictures.
         label: a class, by number or by name.
-        tokens: as the model was trained with; of boxes, for instance.
+        boxes: of objects, as `read_layout` takes them.
+        tokens: as the model was trained with.
         complete: a picture of which the upper part is kept, and the rest painted.
     """
 
@@ -62,6 +65,7 @@ class Wish:
     depth: Any = None
     picture: Any = None
     label: int | str | None = None
+    boxes: Any = None
     tokens: Sequence[int] | None = None
     complete: Any = None
 
@@ -87,6 +91,8 @@ def kind_of(model: TamingTransformer) -> Kind:
     """What a model paints after."""
     kind = model.config.condition
     if kind in ("class", "tokens", "coordinates"):
+        if kind == "tokens" and model.config.objects:
+            return "boxes"
         return "label" if kind == "class" else kind
     if kind == "start":
         return "nothing"
@@ -108,7 +114,7 @@ def require_kind(kind: Kind, wish: Wish, shown: str) -> None:
         BadInput: it does not.
     """
     needed = [] if kind in ("coordinates", "nothing") else [kind]
-    if wish.given == needed:
+    if wish.given == needed or (kind == "boxes" and wish.given == ["tokens"]):
         return
     came = " and ".join(_WORDS[name] for name in wish.given) or "nothing"
     raise BadInput(f"{shown} paints after {_WORDS[kind]}; what came is {came}")

@@ -26,7 +26,7 @@ from lascaux.images.maps import to_bytes
 from lascaux.models.taming_transformer import TamingTransformer
 from lascaux.nn.grid import Grid
 from lascaux.tasks.canvas import Canvas, canvas
-from lascaux.tasks.conditions import Kind, Wish, kind_of
+from lascaux.tasks.conditions import PLACELESS, Kind, Wish, kind_of
 from lascaux.tasks.features import evaluating
 from lascaux.tasks.options import PaintOptions
 from lascaux.tasks.results import Picture
@@ -124,6 +124,7 @@ class Painter:
         depth: Any = None,
         picture: Any = None,
         label: int | str | None = None,
+        boxes: Any = None,
         tokens: Sequence[int] | None = None,
         complete: Any = None,
         seeds: Sequence[int] | None = None,
@@ -135,6 +136,7 @@ class Painter:
             depth: map.
             picture: after which one is painted.
             label: a class.
+            boxes: of objects.
             tokens: as the model was trained with.
             complete: a picture of which the upper part is kept.
             seeds: one for each picture; by default as the options say.
@@ -145,7 +147,13 @@ class Painter:
             GenerationFailed: logits are no numbers; the message names the step.
         """
         wish = Wish(
-            map=map, depth=depth, picture=picture, label=label, tokens=tokens, complete=complete
+            map=map,
+            depth=depth,
+            picture=picture,
+            label=label,
+            boxes=boxes,
+            tokens=tokens,
+            complete=complete,
         )
         events = self.painting(self.canvas(wish), seeds)
         return [event for event in events if isinstance(event, Picture)]
@@ -185,7 +193,7 @@ class Painter:
         options = self.options
         top_k = options.top_k
         if top_k is None:
-            as_published = _TOP_K if self.kind in ("label", "nothing", "tokens") else _TOP_K_OF_MAPS
+            as_published = _TOP_K if self.kind in PLACELESS else _TOP_K_OF_MAPS
             top_k = min(as_published, self.codes)
         sampling = Sampling(
             temperature=options.temperature,

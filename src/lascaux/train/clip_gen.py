@@ -65,6 +65,7 @@ class ClipGenRecipe(Recipe):
         2.5, "on pictures' embeddings, which it learns beforehand to find again"
     )
     denoiser_steps: int = setting(4000, "of 512 embeddings, in which it learns that")
+    denoiser_anew: bool = setting(False, "it is learnt also where --model has one")
     null_condition: float = setting(
         0.0, "chance that an embedding is left away, so that guidance works later on"
     )
@@ -115,7 +116,7 @@ class ClipGenRecipe(Recipe):
             folder: of the run.
             begun: what it begins with.
         """
-        known = begun is not None and begun.config.denoiser > 0
+        known = begun is not None and begun.config.denoiser > 0 and not self.denoiser_anew
         return bool(self.denoiser) and not known and not (folder / _DENOISER).is_file()
 
     def begin(self, model: nn.Module, folder: Path) -> nn.Module:

@@ -37,7 +37,7 @@ nothing.
 As in the recipe `vqgan`, several processes train together, and --shard is not possible.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
@@ -48,7 +48,7 @@ from torch import Tensor, nn
 
 from lascaux.data.world.boxed import stacked
 from lascaux.errors import BadInput
-from lascaux.models.vqgan import VqGan, VqGanConfig
+from lascaux.models.vqgan import VqGan, VqGanConfig, deepened
 from lascaux.train import scenes
 from lascaux.train.autoencoding import Autoencoding, Trainee, card, reconstructed
 from lascaux.train.begun import named
@@ -64,7 +64,7 @@ _PORTRAITS = 0.25  # of it
 _THINGS = 6.0  # what their pixels count there
 _FITTED = 1000  # scenes by which codes are fitted to another's decoder
 
-# 2.3 million parameters. At full size, where most of the time goes, it is narrow.
+# 3.6 million parameters. At full size, where most of the time goes, it is narrow.
 OCHRE = VqGanConfig(
     codes=4096,
     code_width=32,
@@ -74,6 +74,7 @@ OCHRE = VqGanConfig(
     multiples=(1, 2, 4, 8),
     blocks=2,
     attention_sizes=(),
+    middles=3,
     latent_width=64,
     groups=8,
     weighs="commitment",
@@ -125,6 +126,7 @@ class OchreVq(scenes.OfScenes, Autoencoding):
             vqgan.load_state_dict(_learnt(self.learnt_from, self.seed), strict=False)
             if self.decoder:
                 other = named("--decoder", self.decoder, VqGan, "VQGAN")
+                other = deepened(other, max(other.config.middles, OCHRE.middles))
                 begin_with_decoder(vqgan, other, _seen(_FITTED, self.seed)[0])
         for part in (vqgan.encoder, vqgan.to_code, vqgan.codebook):
             part.requires_grad_(False)
@@ -155,9 +157,10 @@ class OchreVq(scenes.OfScenes, Autoencoding):
 @lru_cache(maxsize=1)
 def _pretrained(name: str, config: VqGanConfig) -> VqGan:
     found = named("--model", name, VqGan, "VQGAN")
-    if found.config != config:
+    had = found.config
+    if replace(had, middles=max(had.middles, config.middles)) != config:
         raise BadInput(f"--model {name}: expected what this recipe trains, by the same settings")
-    return found
+    return deepened(found, config.middles)
 
 
 @lru_cache(maxsize=1)

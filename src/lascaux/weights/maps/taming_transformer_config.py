@@ -19,6 +19,7 @@ _CONDITIONS: dict[str, Condition] = {
     "SOSProvider": "start",
     "DummyCondStage": "tokens",
 }
+_COCO_CLASSES = 171  # of its objects and stuff together
 _ORDERS = {
     "Identity": "identity",
     "Subsample": "subsample",
@@ -50,7 +51,7 @@ def told_by_yaml(content: Mapping[str, Any], *, source: str) -> Told | None:
     if "vocab_size" not in sizes:
         return None
     try:
-        condition, options = _condition(params)
+        condition, options = _condition(params, _mapping(content.get("data")))
         order, grid = _order(params, source)
         config = TamingTransformerConfig(
             codes=sizes["vocab_size"],
@@ -76,7 +77,9 @@ def told_by_yaml(content: Mapping[str, Any], *, source: str) -> Told | None:
     return Told(config, condition is not None)
 
 
-def _condition(params: Mapping[str, Any]) -> tuple[Condition | None, dict[str, Any]]:
+def _condition(
+    params: Mapping[str, Any], data: Mapping[str, Any]
+) -> tuple[Condition | None, dict[str, Any]]:
     stage = params.get("cond_stage_config")
     if stage == "__is_unconditional__" or params.get("unconditional"):
         return "start", {}
@@ -90,7 +93,17 @@ def _condition(params: Mapping[str, Any]) -> tuple[Condition | None, dict[str, A
     if condition == "coordinates":
         steps, factor = told["n_embed"], told["down_factor"]
         return condition, {"coordinate_codes": steps, "coordinate_factor": factor}
+    if condition == "tokens" and told.get("conditional_key") == "objects_bbox":
+        return condition, _layouts(data)
     return condition, {"classes": told["n_classes"]} if condition == "class" else {}
+
+
+def _layouts(data: Mapping[str, Any]) -> dict[str, int]:
+    """Of layouts how many objects they have, and of which classes where that is known."""
+    train = _mapping(_mapping(data.get("params")).get("train"))
+    objects = int(_mapping(train.get("params")).get("max_objects_per_image", 30))
+    of_coco = str(train.get("target", "")).endswith("AnnotatedObjectsCoco")
+    return {"objects": objects} | ({"classes": _COCO_CLASSES} if of_coco else {})
 
 
 def _order(params: Mapping[str, Any], source: str) -> tuple[str, tuple[int, int] | None]:
