@@ -36,7 +36,7 @@ def test_the_examples_run_and_print_what_is_written(a_small_model, tmp_path, mon
 
 def test_every_name_of_the_table_is_in_the_catalogue_with_its_condition():
     table = PAGE.partition("| model | painted after |")[2].partition("\n\n")[0]
-    flags = {"stage": "--map", "class": "--class", "tokens": "tokens"}
+    flags = {"stage": "--map", "class": "--class", "tokens": "--boxes"}
     for row in table.splitlines()[2:-1]:
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         for name in re.findall(r"`([\w-]+)`", cells[0]):
@@ -45,6 +45,8 @@ def test_every_name_of_the_table_is_in_the_catalogue_with_its_condition():
             config = VARIANTS[entry.variant]
             flag = "--depth" if name == "drin" else flags.get(config.condition, "nothing")
             assert flag in cells[1]
+            if flag == "--boxes":
+                assert f"up to {config.objects} objects" in cells[1]
             if config.condition == "stage" and name != "drin":
                 labels = WHOLE[name].parts["condition_stage"].config.labels
                 assert str(labels) in cells[1]
