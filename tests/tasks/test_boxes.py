@@ -46,6 +46,8 @@ def test_marks_raise_the_number_by_all_classes():
     marked = replace(OPEN_IMAGES, classes=300)
     what = {"object": 7, "box": DOG["box"], "group": True, "depiction": True, "inside": False}
     assert tokens([what], marked)[0] == 7 + 5 * 300
+    with pytest.raises(BadInput, match="dog is marked group; models of COCO were trained without"):
+        tokens([{**DOG, "group": True}])
     with pytest.raises(BadInput, match="does not say how many classes it has"):
         tokens([what], OPEN_IMAGES)
     with pytest.raises(BadInput, match="would be token 8512; this model has 8192"):
@@ -79,6 +81,7 @@ def test_a_layout_can_be_looked_at():
         (["dog"], "object 1 is 'dog'; expected"),
         ([DOG, {"object": "dog"}], "object 2 is "),
         ([{**DOG, "colour": "red"}], "object 1 has colour; .*may be marked group, occluded"),
+        ([{**DOG, "group": "no"}], "object 1 has group 'no'; expected true or false"),
         ([{**DOG, "object": None}], "object 1 is None; expected the name or number"),
         ([{**DOG, "object": 171}], "class 171; this model has 0 to 170"),
         ([{**DOG, "object": "dgo"}], "no class of this model is called 'dgo'; nearest: dog"),

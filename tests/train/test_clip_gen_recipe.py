@@ -195,7 +195,13 @@ def test_a_denoiser_is_learnt_of_the_embeddings_of_what_is_trained_on(data, part
     assert later.build().config.denoiser == 16
     assert not later.lacks_denoiser(tmp_path, model)
     assert replace(later, denoiser_anew=True).lacks_denoiser(tmp_path, model)
-    assert not replace(wanted, denoiser_anew=True).lacks_denoiser(tmp_path / "run", model)
+    anew = replace(wanted, denoiser_anew=True, seed=8, model=str(tmp_path / "run" / "model"))
+    assert train(anew, tmp_path / "anew", QUICK)
+    assert not anew.lacks_denoiser(tmp_path / "anew", model)
+    other = load_file(tmp_path / "anew" / "denoiser.safetensors")
+    assert not torch.equal(other["down.weight"], learnt["down.weight"])
+    after = torch.load(latest(tmp_path / "anew"), weights_only=True)["model"]
+    assert all(torch.equal(after[f"denoiser.{key}"], each) for key, each in other.items())
     with pytest.raises(BadInput, match=r"--denoiser-noise is -1\.0"):
         recipe(data, parts, denoiser_noise=-1.0)
     with pytest.raises(BadInput, match="--denoiser-steps is -1"):

@@ -104,6 +104,7 @@ class TamingTransformerConfig:
         return config_from_json(cls, fields, "taming transformer")
 
 
+COCO_OBJECTS = 171  # classes of COCO's objects and stuff together
 _MAPS = TamingTransformerConfig(codes=1024, length=512)
 _FACES = replace(_MAPS, length=256, width=1664, condition="start")
 _SCENES = replace(_MAPS, codes=8192, length=348, condition="tokens", objects=30)
@@ -120,7 +121,7 @@ VARIANTS: dict[str, TamingTransformerConfig] = {
     ),
     "ade20k": replace(_MAPS, codes=4096, layers=28),
     "coco": replace(_MAPS, codes=8192, layers=32, width=1280),
-    "scene-coco": replace(_SCENES, layers=40, width=1408, classes=171),
+    "scene-coco": replace(_SCENES, layers=40, width=1408, classes=COCO_OBJECTS),
     "scene-openimages": replace(_SCENES, layers=36, width=1536),
 }
 

@@ -17,15 +17,16 @@ from typing import Any, cast
 from PIL import Image, ImageDraw, ImageFont
 
 from lascaux.errors import BadInput
-from lascaux.models.taming_transformer import TamingTransformerConfig
+from lascaux.models.taming_transformer import COCO_OBJECTS, TamingTransformerConfig
+from lascaux.tasks.conditions import class_number
 
 Box = tuple[float, float, float, float]  # left, top, width and height, as shares of the sides
 
 _WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 # What else a file may say of an object -> how many times all classes its number is raised by. Those
 # of COCO were never raised: its "iscrowd" is a number, which the published comparison takes for no.
+# So a model of COCO knows no token of a marked object.
 _MARKS = {"group": 1, "occluded": 2, "depiction": 4, "inside": 8}
-_OF_COCO = 171  # classes of its objects and its stuff together
 _FAR = 2.0  # sides beyond which a box is surely told in pixels
 _SIDE = 512  # pixels of a layout that is shown
 _COLOURS = ("#1e76b3", "#e8710a", "#2b9f2b", "#d52627", "#9366bc", "#8b554a", "#c23fa0", "#16a3b3")
@@ -109,13 +110,19 @@ def layout_tokens(layout: Layout, config: TamingTransformerConfig) -> list[int]:
     """The tokens of a layout: three for each object there may be, and two of what is shown.
 
     Raises:
-        BadInput: marks of objects, where the model does not say how many classes it has.
+        BadInput: marks of objects, where the model was trained with none, does not say how many
+            classes it has, or has no token for so large a number.
     """
     places = math.isqrt(config.codes)  # along each side
     empty = config.codes - 1
     tokens: list[int] = []
     for each in layout.objects:
         raised = sum(_MARKS[mark] for mark in each.marks)
+        if raised and config.classes == COCO_OBJECTS:
+            raise BadInput(
+                f"{each.name} is marked {' and '.join(each.marks)}; models of COCO were trained "
+                "without marks: leave them out"
+            )
         if raised and not config.classes:
             raise BadInput(
                 f"{each.name} is marked; this model does not say how many classes it has"
@@ -152,7 +159,7 @@ def layout_picture(layout: Layout) -> Image.Image:
 
 def object_names(config: TamingTransformerConfig) -> tuple[str, ...]:
     """Names of the classes of a model's objects, by number; none where they are not known."""
-    if config.class_names or config.classes != _OF_COCO:
+    if config.class_names or config.classes != COCO_OBJECTS:
         return config.class_names
     return _coco_objects()
 
@@ -176,8 +183,6 @@ def _read(path: str | Path) -> Any:
 
 
 def _placed(told: Any, n: int, config: TamingTransformerConfig) -> Placed:
-    from lascaux.tasks.conditions import class_number
-
     if not isinstance(told, Mapping) or not {"object", "box"} <= told.keys():
         raise BadInput(f'object {n} is {told!r}; expected {{"object": "dog", "box": [...]}}')
     fields = cast("Mapping[str, Any]", told)
@@ -191,6 +196,9 @@ def _placed(told: Any, n: int, config: TamingTransformerConfig) -> Placed:
         raise BadInput(f"object {n} is {what!r}; expected the name or number of a class")
     classes = config.classes or config.codes - 1
     number, name = class_number(what, classes, object_names(config))
+    for mark in _MARKS.keys() & fields.keys():
+        if fields[mark] not in (True, False):
+            raise BadInput(f"object {n} has {mark} {fields[mark]!r}; expected true or false")
     marks = tuple(mark for mark in _MARKS if fields.get(mark))
     return Placed(number, name or str(number), _box(fields["box"], f"object {n}"), marks)
 

@@ -130,7 +130,7 @@ class OchreVq(scenes.OfScenes, Autoencoding):
             vqgan.load_state_dict(_learnt(self.learnt_from, self.seed), strict=False)
             if self.decoder:
                 other = named("--decoder", self.decoder, VqGan, "VQGAN")
-                other = deepened(other, max(other.config.middles, OCHRE.middles))
+                other = deepened(other, OCHRE.middles)
                 begin_with_decoder(vqgan, other, _seen(_FITTED, self.seed)[0])
         for part in (vqgan.encoder, vqgan.to_code, vqgan.codebook):
             part.requires_grad_(False)
@@ -161,8 +161,7 @@ class OchreVq(scenes.OfScenes, Autoencoding):
 @lru_cache(maxsize=1)
 def _pretrained(name: str, config: VqGanConfig) -> VqGan:
     found = named("--model", name, VqGan, "VQGAN")
-    had = found.config
-    if replace(had, middles=max(had.middles, config.middles)) != config:
+    if replace(found.config, middles=config.middles) != config:
         raise BadInput(f"--model {name}: expected what this recipe trains, by the same settings")
     return deepened(found, config.middles)
 

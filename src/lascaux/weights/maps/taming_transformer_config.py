@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lascaux.errors import BadInput, BrokenFile, Unsupported
-from lascaux.models.taming_transformer import Condition, TamingTransformerConfig
+from lascaux.models.taming_transformer import COCO_OBJECTS, Condition, TamingTransformerConfig
 from lascaux.weights.maps.vqgan_config import candidates, read_yaml
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,6 @@ _CONDITIONS: dict[str, Condition] = {
     "SOSProvider": "start",
     "DummyCondStage": "tokens",
 }
-_COCO_CLASSES = 171  # of its objects and stuff together
 _ORDERS = {
     "Identity": "identity",
     "Subsample": "subsample",
@@ -103,7 +102,7 @@ def _layouts(data: Mapping[str, Any]) -> dict[str, int]:
     train = _mapping(_mapping(data.get("params")).get("train"))
     objects = int(_mapping(train.get("params")).get("max_objects_per_image", 30))
     of_coco = str(train.get("target", "")).endswith("AnnotatedObjectsCoco")
-    return {"objects": objects} | ({"classes": _COCO_CLASSES} if of_coco else {})
+    return {"objects": objects} | ({"classes": COCO_OBJECTS} if of_coco else {})
 
 
 def _order(params: Mapping[str, Any], source: str) -> tuple[str, tuple[int, int] | None]:
