@@ -13,6 +13,8 @@ goes on, in the middle of a row too. `--rows` names some of them.
 - average: a codebook learnt at once, straight-through or by the rotation trick, dead codes revived.
 - fsq: finite scalar quantisation, no codebook.
 - tokens: the decoder names ochre-vq's codes instead of pixels, and ochre-vq draws; with k-means.
+- principal: ochre-styled's linear encoder, codes of every attribute's own, and its U-Net; what
+  learning encoder and codes takes is among its minutes.
 - titok: 32 tokens, trained as its first stage is published, on proxy codes, which are ochre-vq's.
 - itself: ochre-vq's own 64 codes. linear: no network, principal components of the scenes' pixels,
   each rounded to as many levels as pay best, in as many bits as 36 codes have.
@@ -71,6 +73,7 @@ class Spelt:
     back: Tensor
     ids: Tensor | None
     codes: int
+    own: bool = False  # codes of every attribute's own
     bits: float | None = None  # of a picture, where it has no codes
 
 
@@ -79,7 +82,8 @@ class Styled(OchreStyled):
 
     def export(self, model: nn.Module, folder: Path, figures: dict[str, float]) -> None:
         assert isinstance(model, Trainee)
-        lascaux.save(model.styled, folder)
+        elsewhere = {} if model.styled.reader is None else {"reader": "ochre-clip"}
+        lascaux.save(model.styled, folder, elsewhere=elsewhere)
 
 
 class TiTokTrainee(nn.Module):
@@ -193,13 +197,8 @@ class Work:
     def styled(self, name: str, steps: int, **changes: Any) -> tuple[StyledVq, float]:
         """A Styled VAE-VQ, trained or found."""
         weights = {"perceptual_weight": self.chosen.perceptual, "prefixes": 0.0}
-        recipe = Styled(
-            encoder="transformer",
-            codes=self.chosen.codes,
-            **self.settings(steps),
-            **weights,
-            **changes,
-        )
+        changes = {"encoder": "transformer", "codes": self.chosen.codes, **changes}
+        recipe = Styled(**self.settings(steps), **weights, **changes)
         folder, minutes = self.run(recipe, name)
         return cast(StyledVq, lascaux.load(folder)), minutes
 
@@ -243,8 +242,11 @@ class Work:
         bits = spelt.bits
         if spelt.ids is not None:
             bits = spelt.ids.shape[1] * math.log2(spelt.codes)
-            told["codes"], told["used"] = spelt.codes, len(spelt.ids.unique())
-            told["perplexity"] = perplexity(spelt.ids, spelt.codes).item()
+            count, ids = spelt.codes, spelt.ids
+            if spelt.own:
+                count, ids = count * ids.shape[1], ids + count * torch.arange(ids.shape[1])
+            told["codes"], told["used"] = count, len(ids.unique())
+            told["perplexity"] = perplexity(ids, count).item()
         if bits is not None:
             told["bits"] = bits
             told["thumbnail"] = box_psnr(self.seen, thumbnails(x, bits)).mean().item()
@@ -252,7 +254,7 @@ class Work:
 
     def of_styled(self, styled: StyledVq) -> Spelt:
         back, ids = reconstructed(styled.eval(), self.seen.pictures)
-        return Spelt(back.float(), ids, styled.codes)
+        return Spelt(back.float(), ids, styled.codes, styled.own_codes)
 
     # The rows.
 
@@ -292,6 +294,10 @@ class Work:
         styled, minutes = self.styled("tokens", self.chosen.steps, predicts="tokens")
         return self.of_styled(self.coded(styled, "tokens")[0]), minutes, self.chosen.steps
 
+    def principal(self) -> tuple[Spelt, float, int]:
+        styled, minutes = self.styled("principal", self.chosen.steps, encoder="linear")
+        return self.of_styled(styled), minutes, self.chosen.steps
+
     def titok(self) -> tuple[Spelt, float, int]:
         recipe = TiTokOnScenes(**self.settings(self.chosen.steps))
         folder, minutes = self.run(recipe, "titok")
@@ -326,7 +332,7 @@ class Work:
         for column, levels in zip(z.T, table, strict=True):
             column.copy_(levels[torch.bucketize(column.contiguous(), middles(levels))])
         back = (z @ parts.T + mean).view(self.seen.pictures.shape).clamp(0, 1)
-        return Spelt(back, None, 0, float(total)), 0.0, 0
+        return Spelt(back, None, 0, bits=float(total)), 0.0, 0
 
     @torch.no_grad()
     def itself(self) -> tuple[Spelt, float, int]:
@@ -348,6 +354,7 @@ ROWS: dict[str, tuple[str, Callable[[Work], tuple[Spelt, float, int]]]] = {
     "fsq": ("Styled, FSQ", Work.fsq),
     "tokens": ("Styled on tokens, without codes", Work.tokens),
     "tokens-k-means": ("Styled on tokens, k-means", Work.tokens_k_means),
+    "principal": ("ochre-styled: linear encoder, codes of each attribute's own", Work.principal),
     "titok": ("TiTok on the same tokens", Work.titok),
     "itself": ("ochre-vq itself", Work.itself),
     "linear": ("no network: rounded principal components", Work.linear),

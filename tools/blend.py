@@ -22,7 +22,15 @@ def main() -> None:
     parser.add_argument("other", help="likewise")
     parser.add_argument("share", type=float, help="of the way from one to the other")
     parser.add_argument("--out", required=True, metavar="DIR", help="written in half precision")
+    parser.add_argument(
+        "--elsewhere",
+        nargs="*",
+        default=(),
+        metavar="PART=NAME",
+        help="models inside that their names stand for, such as reader=ochre-clip",
+    )
     told = parser.parse_args()
+    elsewhere = dict(each.split("=", 1) for each in told.elsewhere)
     one, other = lascaux.load(told.one), lascaux.load(told.other)
     if type(one) is not type(other) or one.config != other.config:
         raise BadInput(f"{told.one} and {told.other} differ in more than weights")
@@ -37,7 +45,7 @@ def main() -> None:
         }
     )
     card = f"# {told.share:.0%} of the way from one model to another\n"
-    lascaux.save(mixed, told.out, dtype=torch.float16, card=card)
+    lascaux.save(mixed, told.out, dtype=torch.float16, card=card, elsewhere=elsewhere)
 
 
 if __name__ == "__main__":

@@ -147,6 +147,19 @@ def test_pictures_are_shown_beside_their_reconstructions(run, photos, vqgan):
     assert np.array_equal(page[52:308, 320:576], again)
 
 
+def test_one_picture_may_go_into_a_file_and_several_may_not(run, photos, vqgan):
+    code, _, err = run("reconstruct", photos / "0.png", "--model", vqgan, "--out", "beside.png")
+    assert (code, "wrote 1 picture to beside.png" in err) == (0, True)
+    assert run("reconstruct", photos / "0.png", "--model", vqgan, "--out", "again")[0] == 0
+    assert Path("beside.png").read_bytes() == Path("again/0-compared.png").read_bytes()
+    for words in ((photos,), (photos / "0.png", "--plain")):
+        code, _, err = run("reconstruct", *words, "--model", vqgan, "--out", "two.png")
+        assert (code, "expected a folder" in err) == (2, True)
+    assert not Path("two.png").exists()
+    code, _, err = run("reconstruct", photos / "0.png", "--model", vqgan, "--out", "no/b.png")
+    assert (code, "expected a file in a folder that exists" in err) == (2, True)
+
+
 def test_figures_of_reconstructions_are_json_too(run, photos, vqgan):
     words = ("--model", vqgan, "--out", "again", "--json", "--tile")
     code, out, _ = run("reconstruct", photos / "0.png", *words)

@@ -136,13 +136,13 @@ def test_the_judge_names_what_is_drawn():
     assert sum(right["background"]) == 40
 
 
-def test_the_command_prints_a_report(tmp_path: Path, capsys, monkeypatch):
+def test_the_command_prints_a_report(tmp_path: Path, capsys):
     model = lascaux.save(styled(), tmp_path / "model")
-    real = ochre_styled.boxed_scenes
-    monkeypatch.setattr(ochre_styled, "boxed_scenes", lambda split, seed, _: real(split, seed, 8))
     strip = tmp_path / "strip.png"
     words = ["evaluate", "ochre-styled", "--model", str(model), "--strip", str(strip), "--json"]
-    assert main(words) == 0
+    assert main([*words, "--scenes", "0"]) == 2
+    assert "--scenes is 0" in capsys.readouterr().err
+    assert main([*words, "--scenes", "8"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["benchmark"] == "ochre-styled"
     assert len(told["prefixes"]) == 4

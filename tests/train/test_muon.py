@@ -15,11 +15,15 @@ def test_singular_values_come_near_one_and_directions_stay():
     assert torch.cosine_similarity(found.flatten(1), nearest.flatten(1)).min() > 0.97
 
 
+STACK = {"stack.experts", "stack.kernels"}
+
+
 def model() -> nn.ModuleDict:
     torch.manual_seed(0)
     block = nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 6))
     stack = nn.Module()
     stack.experts = nn.Parameter(torch.randn(4, 6, 5))
+    stack.kernels = nn.Parameter(torch.randn(5, 2, 3, 3))
     return nn.ModuleDict({"first": nn.Linear(3, 6), "block": block, "stack": stack})
 
 
@@ -33,7 +37,7 @@ def test_matrices_of_blocks_take_steps_of_one_size_and_all_else_is_adamws():
     optimiser = build_optimiser(groups(of), 1e-3)
     assert isinstance(optimiser, Muon)
     told = {group["name"]: set(group["weights"]) for group in optimiser.param_groups}
-    assert told["matrices"] == {"block.0.weight", "block.2.weight", "stack.experts"}
+    assert told["matrices"] == {"block.0.weight", "block.2.weight", *STACK}
     others = [p for n, p in same.named_parameters() if n not in told["matrices"]]
     plain = torch.optim.AdamW(others, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     before = {name: p.detach().clone() for name, p in of.named_parameters()}
@@ -49,7 +53,9 @@ def test_matrices_of_blocks_take_steps_of_one_size_and_all_else_is_adamws():
             assert torch.equal(p, theirs[name])
             continue
         moved = (before[name] - p).detach()
-        size = max(1.0, p.shape[-2] / p.shape[-1]) ** 0.5
+        if p.ndim == 4:  # a kernel is one matrix, a row an output
+            moved = moved.flatten(1)
+        size = max(1.0, moved.shape[-2] / moved.shape[-1]) ** 0.5
         values = torch.linalg.svdvals(moved) / (0.02 * size)
         assert 0.6 < values.min() <= values.max() < 1.3
 

@@ -4,9 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lascaux.errors import BadInput
-from lascaux.models.styled_vq import PrincipalEncoder, StyledVq, StyledVqConfig
+import lascaux
+from lascaux.errors import BadInput, Unsupported, WrongHash
+from lascaux.models.clip import Clip
+from lascaux.models.styled_vq import StyledVq, StyledVqConfig
+from lascaux.nn.principal_encoder import PrincipalEncoder
 from lascaux.train.principal_codes import principal, shared_out
+from tiny import tiny_reader
 
 TINY = StyledVqConfig(
     image_size=16,
@@ -16,14 +20,14 @@ TINY = StyledVqConfig(
     shrunk_size=8,
     codes=64,
     distance="euclidean",
-    decoder_width=16,
-    decoder_heads=2,
-    decoder_mlp_width=16,
-    decoder_layers=1,
-    pixel_width=8,
-    pixel_kernel=3,
-    pixel_groups=2,
+    retouching_widths=(8, 32),
+    condition_width=16,
 )
+
+
+def reader() -> Clip:
+    torch.manual_seed(2)
+    return Clip(replace(tiny_reader(600), image_size=16, patch_size=8)).eval()
 
 
 def drawn(count: int = 400) -> Tensor:
@@ -115,6 +119,12 @@ def test_impossible_coordinates_and_codes_are_refused():
         ({"shrunk_size": 5}, "no multiple of 5"),
         ({"distance": "cosine"}, "euclidean"),
         ({"levels": (8, 8)}, "neither levels"),
+        ({"meanings": 2}, "both 0, or fewer than all and a width"),
+        ({"meanings": 4, "meaning_width": 8}, "both 0, or fewer"),
+        ({"coordinates": (), "meanings": 1, "meaning_width": 8}, "a transformer has none"),
+        ({"retouching_widths": (8, 20)}, "multiples of 8"),
+        ({"retouching_widths": (8, 40)}, "the last is no multiple of 32"),
+        ({"retouching_widths": (8, 8, 8, 8, 32)}, "image_size 16 must be divisible by 32"),
     ):
         with pytest.raises(BadInput, match=words):
             replace(whole, **change)
@@ -126,3 +136,73 @@ def test_impossible_coordinates_and_codes_are_refused():
         model.lookup(torch.zeros(1, 5, dtype=torch.long))
     with pytest.raises(BadInput, match=r"takes b x 3 x 16 x 16"):
         model.features(torch.zeros(1, 3, 8, 8))
+
+
+def test_the_first_attributes_spell_what_a_clip_sees_and_the_sketch_leaves_them_aside():
+    pictures, clip = drawn(), reader()
+    model = principal(TINY, pictures, seed=3, reader=clip, meanings=2).eval()
+    assert (model.config.meanings, model.config.meaning_width) == (2, clip.config.embed_width)
+    encoder = model.encoder
+    assert isinstance(encoder, PrincipalEncoder)
+    x = x_of(model, pictures)
+    seen = x / torch.tensor(clip.config.std)[:, None, None] / 2
+    offset = (0.5 - torch.tensor(clip.config.mean)) / torch.tensor(clip.config.std)
+    expected = torch.nn.functional.normalize(
+        clip.encode_image(seen + offset[:, None, None]), dim=-1
+    )
+    torch.testing.assert_close(model.meaning(x), expected, atol=1e-5, rtol=1e-4)
+    latents = model.features(x)
+    first, second = model.config.coordinates[:2]
+    spelt = torch.cat((latents[:, 0, :first], latents[:, 1, :second]), dim=1)
+    *_, theirs = torch.pca_lowrank(expected.detach().double(), 16, niter=20)
+    alike = (encoder.meaning_directions.double() @ theirs[:, : first + second]).diagonal().abs()
+    torch.testing.assert_close(alike, torch.ones_like(alike), atol=1e-3, rtol=0)
+    assert spelt.square().mean().item() == pytest.approx(1.0, abs=0.05)
+    other = latents.clone()
+    other[:, :2] = latents[:, :2].roll(1, 0)
+    assert torch.equal(encoder.sketch(latents), encoder.sketch(other))
+    # Those behind are the same as of a model without.
+    alone = principal(replace(TINY, attributes=2), pictures, seed=3)
+    assert model.config.coordinates[2:] == alone.config.coordinates
+    torch.testing.assert_close(latents[:, 2:], alone.features(x))
+    with torch.no_grad():
+        for weight in model.decoder.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape))
+    assert not torch.allclose(model.decode(latents), model.decode(other)), "but the rest does not"
+    with pytest.raises(BadInput, match="they need a reader"):
+        principal(TINY, pictures, seed=3, meanings=2)
+
+
+def test_a_reader_is_left_as_it_is_and_found_again_by_its_name(tmp_path, monkeypatch):
+    pictures, clip = drawn(200), reader()
+    model = principal(TINY, pictures, seed=3, reader=clip, meanings=2)
+    assert not model.train().reader.training
+    before = {key: value.clone() for key, value in clip.state_dict().items()}
+    model.initialise()
+    assert all(torch.equal(value, before[key]) for key, value in clip.state_dict().items())
+    named = lascaux.save(clip, tmp_path / "clip")
+    folder = lascaux.save(model, tmp_path / "model", elsewhere={"reader": str(named)})
+    back = lascaux.load(folder)
+    x = x_of(model, pictures)
+    assert torch.equal(back.encode(x), model.eval().encode(x))
+    assert not any("reader" in key for key in read_keys(folder))
+    bare = StyledVq(model.config).eval()
+    bare.load_state_dict(
+        {key: value for key, value in model.state_dict().items() if not key.startswith("reader")}
+    )
+    ids = model.encode(x)
+    assert torch.equal(bare.decode_ids(ids), model.decode_ids(ids)), "decoding needs no reader"
+    with pytest.raises(Unsupported, match="came without it"):
+        bare.features(x)
+    with pytest.raises(BadInput, match="this model needs one of 16 and"):
+        StyledVq(model.config, reader=Clip(replace(tiny_reader(600), image_size=32)))
+    lascaux.save(Clip(clip.config), named)
+    with pytest.raises(WrongHash, match="was trained with"):
+        lascaux.load(folder)
+
+
+def read_keys(folder) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return list(file.keys())

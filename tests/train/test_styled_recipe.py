@@ -102,6 +102,7 @@ def lines(folder: Path) -> list[dict]:
         {"prefixes": 0.5, "noise": 0.2, "decorrelation": 0.5},
         {"codebook": "average", "codes": 8, "through": "rotation"},
         {"codebook": "fsq", "levels": (3, 3)},
+        {"adversarial_weight": 0.5, "discriminator_layers": 2, "discriminator_start": 5},
     ],
 )
 def test_a_stopped_run_ends_with_the_same_bits(data: Path, tmp_path: Path, changes):
@@ -222,6 +223,49 @@ def test_only_the_first_attributes_of_some_pictures_are_decoded(data: Path, monk
     assert (model.styled.mean < 7).all()  # and follows the features
 
 
+def test_a_discriminator_takes_part_from_its_start_and_is_weighed_by_gradients(data: Path):
+    plain = recipe(data, averaging=0.0)
+    wanted = recipe(
+        data,
+        averaging=0.0,
+        adversarial_weight=0.5,
+        discriminator_start=4,
+        discriminator_layers=2,
+    )
+    assert (plain.turns, wanted.turns) == (("model",), ("model", "discriminator"))
+    model = wanted.build()
+    batch = {"picture": torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)}
+    torch.manual_seed(0)
+    early = wanted.loss(model, batch, Moment(3, "model", None))
+    torch.manual_seed(0)
+    late = wanted.loss(model, batch, Moment(4, "model", None))
+    torch.manual_seed(0)
+    assert torch.equal(plain.loss(model.requires_grad_(True), batch, Moment(3)).value, early.value)
+    last = model.styled.decoder.pixels.last.weight
+    logits = model.discriminator(late.kept).mean()
+    expected = early.value - 0.5 * late.figures["balance"] * logits
+    torch.testing.assert_close(late.value, expected)
+    (own,) = torch.autograd.grad(early.value, last)
+    (both,) = torch.autograd.grad(late.value, last)
+    assert (both - own).norm().item() == pytest.approx(0.5 * own.norm().item(), rel=0.02)
+    judged = wanted.loss(model, batch, Moment(4, "discriminator", late.kept))
+    judged.value.backward()
+    assert all(weight.grad is None for weight in model.styled.parameters())
+    assert model.discriminator.first.weight.grad.any()
+    assert judged.figures["real_score"] != judged.figures["fake_score"]
+    groups = wanted.optimisers(model)
+    named = {name for each in groups["model"].groups for name, _ in each.parameters}
+    assert named
+    assert not any(name.startswith("discriminator") for name in named)
+    model.styled.decoder.requires_grad_(False)
+    with pytest.raises(BadInput, match="freeze less"):
+        wanted.optimisers(model)
+    with pytest.raises(BadInput, match="of 16 pixels no patch is left"):
+        recipe(data, adversarial_weight=0.5).build()
+    with pytest.raises(BadInput, match="a discriminator sees pictures"):
+        recipe(data, adversarial_weight=0.5, predicts="tokens")
+
+
 def test_pixels_count_as_much_as_their_weight_says(data: Path):
     wanted = recipe(data, noise=0.0)
     torch.manual_seed(0)
@@ -330,8 +374,12 @@ def test_ochre_styled_begins_with_a_linear_encoder_whose_codes_stay(
     for name, tensor in model.state_dict().items():
         if name.startswith(("encoder.", "codebook")):
             torch.testing.assert_close(tensor, kept[name], atol=2e-3, rtol=1e-3)
-    same = torch.equal(model.decoder.seen.weight, learnt.styled.decoder.seen.weight.half().float())
-    assert not same, "the decoder learns"
+    first = (each.decoder.first.weight for each in (model, learnt.styled))
+    assert not torch.equal(next(first), next(first).half().float()), "the decoder learns"
+    told = json.loads((tmp_path / "whole" / "model" / "config.json").read_text())
+    assert told["elsewhere"]["reader"]["name"] == "ochre-clip"
+    for key, value in lascaux.load("ochre-clip").state_dict().items():
+        assert torch.equal(model.reader.state_dict()[key], value), "who reads is left as it is"
     on = OchreStyled(model=str(tmp_path / "whole" / "model")).build()
     assert not any(p.requires_grad for p in on.styled.encoder.parameters())
     for change, words in (

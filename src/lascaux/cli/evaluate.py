@@ -133,6 +133,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             command.add_argument("--sheet", metavar="PNG", help="write maps and what was painted")
         if name == "ochre-styled":
             command.add_argument("--strip", metavar="PNG", help="write scenes from their first k")
+        if name in ("ochre-vq", "ochre-styled"):
+            command.add_argument(
+                "--scenes",
+                type=int,
+                default=2000,
+                metavar="N",
+                help="of one object, of the test split (default: 2000); the more, the more codes "
+                "can be used",
+            )
         command.add_argument(
             "--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)"
         )
@@ -159,6 +168,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _imagine(arguments)
     model = arguments.model or arguments.benchmark
     where = {"device": arguments.device, "dtype": arguments.dtype}
+    if arguments.benchmark in ("ochre-vq", "ochre-styled") and arguments.scenes < 1:
+        raise WrongUse(f"--scenes is {arguments.scenes}; it must be at least 1")
     if arguments.benchmark == "ochre-judge":
         from lascaux.evaluate import ochre_judge
 
@@ -166,11 +177,11 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.benchmark == "ochre-vq":
         from lascaux.evaluate import ochre_tokeniser
 
-        report = ochre_tokeniser.evaluate(model, sheet=arguments.sheet, **where)
+        report = ochre_tokeniser.evaluate(model, arguments.scenes, sheet=arguments.sheet, **where)
     elif arguments.benchmark == "ochre-styled":
         from lascaux.evaluate import ochre_styled
 
-        report = ochre_styled.evaluate(model, strip=arguments.strip, **where)
+        report = ochre_styled.evaluate(model, arguments.scenes, strip=arguments.strip, **where)
     elif arguments.benchmark == "ochre-map":
         from lascaux.evaluate import ochre_map
 

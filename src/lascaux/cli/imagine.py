@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lascaux.cli.flags import WrongUse, add_flags, options_from
 from lascaux.cli.progress import progress, say
-from lascaux.cli.spell import made_folder
+from lascaux.cli.spell import pictures_folder
 from lascaux.tasks.options import ImagineOptions
 from lascaux.tasks.results import as_json
 
@@ -69,8 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     _require_one_wish(arguments)
     if arguments.repeated is not None:
         _require_repeat(arguments, options)
-        return _repeat(arguments, options, made_folder(arguments.out))
-    folder = made_folder(arguments.out)
+        return _repeat(arguments, options, pictures_folder(arguments.out))
+    folder = pictures_folder(arguments.out)
     from lascaux.tasks.imagine import Imaginer
 
     imaginer = Imaginer.from_options(options)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lascaux.cli.flags import WrongUse, add_flags, options_from
 from lascaux.cli.progress import progress, say
-from lascaux.cli.spell import made_folder
+from lascaux.cli.spell import pictures_folder
 from lascaux.tasks.options import AnimationOptions, PaintOptions
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ def _path(text: str | None) -> Path | str | None:
 def _folder(path: str) -> Iterator[Path]:
     """The folder of that name; one that was made goes away again if nothing came into it."""
     there = Path(path).expanduser().exists()
-    folder = made_folder(path)
+    folder = pictures_folder(path)
     try:
         yield folder
     finally:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from lascaux.cli.flags import add_flags, options_from
 from lascaux.cli.progress import progress, say
-from lascaux.cli.spell import layout, made_folder, names_apart, report_failed, sources_of
+from lascaux.cli.sheet import require_file
+from lascaux.cli.spell import layout, names_apart, pictures_folder, report_failed, sources_of
 from lascaux.tasks.options import SpellOptions
 from lascaux.tasks.results import Failed, as_json
 
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
 _EXAMPLES = """\
 examples:
   lascaux reconstruct photo.jpg --model vqgan-imagenet-f16-1024 --out again/
+  lascaux reconstruct photo.jpg --model ochre-vq --out beside.png
   lascaux reconstruct photos/ --model openai-dvae --size 384 --plain --out again/
   lascaux reconstruct panorama.jpg --model vq-f8 --tile --out again/
 
 Of NAME.jpg the folder has NAME-compared.png: the picture as the model saw it, and
-what its ids give back. `lascaux evaluate reconstruct` measures whole data sets.
+what its ids give back; of one picture --out may name that file. `lascaux evaluate
+reconstruct` measures whole data sets.
 """
 
 
@@ -38,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="picture files, folders, patterns in quotes, or data URIs",
     )
     parser.add_argument(
-        "--out", required=True, metavar="DIR", help="folder to write; made if need be"
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="folder to write, made if need be; of one picture a .png file as well",
     )
     parser.add_argument(
         "--plain",
@@ -52,10 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Spell, unspell, draw, and give the exit code: 1 if a picture could not be read."""
     options = options_from(arguments, SpellOptions)
-    folder = made_folder(arguments.out)
+    sources = sources_of(arguments.pictures, recursive=options.recursive)
+    single = len(sources) == 1 and not arguments.plain and arguments.out.lower().endswith(".png")
+    if single and not Path(arguments.out).is_dir():
+        require_file("out", arguments.out)
+        file, folder = Path(arguments.out).expanduser(), None
+    else:
+        file, folder = None, pictures_folder(arguments.out)
     from lascaux.tasks.spell import Speller
 
-    sources = sources_of(arguments.pictures, recursive=options.recursive)
     speller = Speller.from_options(options)
     names = names_apart(sources)
     told: list[Any] = []
@@ -66,7 +77,10 @@ def run(arguments: argparse.Namespace) -> int:
             if isinstance(result, Failed):
                 told.append(result)
                 continue
-            told.append(_written(result, folder, name, plain=arguments.plain))
+            out = file if folder is None else folder / f"{name}-compared.png"
+            assert out is not None
+            plain = folder / f"{name}-reconstructed.png" if folder and arguments.plain else None
+            told.append(_written(result, out, plain))
             if not arguments.json:
                 print(_line(told[-1]))
     if arguments.json:
@@ -79,17 +93,16 @@ def run(arguments: argparse.Namespace) -> int:
     return report_failed(told)
 
 
-def _written(result: "Reconstruction", folder: Path, name: str, *, plain: bool) -> dict[str, Any]:
+def _written(result: "Reconstruction", out: Path, plain: Path | None) -> dict[str, Any]:
     """Write one picture's files; what is told of it."""
     from lascaux.evaluate.reconstruct import fidelity
 
     spelling, near = result.spelling, fidelity(result.seen, result.picture)
-    out = folder / f"{name}-compared.png"
     _save(_drawn(result, near), out)
     told: dict[str, Any] = {
         "source": spelling.source,
         "out": str(out),
-        "plain": None,
+        "plain": str(plain) if plain else None,
         "model": spelling.model,
         "weights": spelling.weights,
         "codes": spelling.codes,
@@ -105,8 +118,7 @@ def _written(result: "Reconstruction", folder: Path, name: str, *, plain: bool) 
         "layout": layout(spelling),
     }
     if plain:
-        told["plain"] = str(folder / f"{name}-reconstructed.png")
-        _save(result.picture, Path(told["plain"]))
+        _save(result.picture, plain)
     return told
 
 

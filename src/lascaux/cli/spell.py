@@ -11,6 +11,7 @@ from lascaux.cli.sheet import require_file
 from lascaux.tasks.options import SpellOptions
 from lascaux.tasks.results import Failed, Spelling, as_json
 
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _SUFFIXES = (".json", ".safetensors")
 _EXAMPLES = """\
 examples:
@@ -126,6 +127,20 @@ def made_folder(path: str, files: Sequence[str] = ()) -> Path:
     except OSError as error:
         raise WrongUse(f"--out {path}: expected a folder ({error.strerror})") from error
     return folder
+
+
+def pictures_folder(path: str) -> Path:
+    """A folder for pictures that are named by the command, made if need be.
+
+    Raises:
+        WrongUse: as `made_folder`, or it is named like a picture.
+    """
+    if Path(path).suffix.lower() in _PICTURES and not Path(path).is_dir() and path[-1] not in "/":
+        raise WrongUse(
+            f"--out {path}: expected a folder, in which pictures get names of their own; of one "
+            "with a dot in its name write a / behind it"
+        )
+    return made_folder(path)
 
 
 def report_failed(results: list[Any]) -> int:

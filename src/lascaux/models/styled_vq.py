@@ -15,7 +15,9 @@ the mixture for files in the author's layout.
 
 With `coordinates` the encoder is linear: attributes are the principal coordinates of pictures, the
 first ones of largest variance, and every attribute has codes of its own. What the codes say of the
-picture linearly, the sketch, is where the decoder begins.
+picture linearly, the sketch, is where the decoder begins: a U-Net that betters it. The first
+attributes may be coordinates of what a CLIP, the `reader`, sees in the picture (`meanings`): the
+sketch tells where and how large, and they tell what.
 
 Two of the author's alternatives are options here. With `levels` the codes are those of finite
 scalar quantisation (Mentzer et al. 2023, arXiv:2309.15505) and there is no codebook. With
@@ -41,6 +43,7 @@ from lascaux.errors import BadInput, Unsupported
 from lascaux.nn.configs import config_from_json, config_to_json
 from lascaux.nn.group_norm import GroupNorm
 from lascaux.nn.linear import Linear
+from lascaux.nn.principal_encoder import PrincipalEncoder, require_size
 from lascaux.nn.quantise import (
     at_levels,
     bounded,
@@ -49,6 +52,7 @@ from lascaux.nn.quantise import (
     nearest,
     straight_through,
 )
+from lascaux.nn.retoucher import Retoucher, require_widths
 from lascaux.nn.transformer import Block, LayerNorm, SelfAttention
 
 if TYPE_CHECKING:
@@ -90,6 +94,12 @@ class StyledVqConfig:
     # Of each attribute, where the encoder is linear; () : it is a transformer, as published.
     coordinates: tuple[int, ...] = ()
     shrunk_size: int = 32  # pixels; a linear encoder takes pictures of this side
+    meanings: int = 0  # first attributes, whose coordinates are of a CLIP's embedding
+    meaning_width: int = 0  # numbers of that embedding
+    # Of the U-Net that follows a linear encoder: channels at a half of the side, a quarter and so
+    # on, and of what its blocks are told.
+    retouching_widths: tuple[int, ...] = (64, 112, 160)
+    condition_width: int = 128
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     resize: Literal["crop", "squash", "pad"] = "crop"
@@ -128,6 +138,8 @@ class StyledVqConfig:
             )
         if self.drawn_codes < 0:
             raise BadInput(f"drawn_codes={self.drawn_codes}; 0 for pixels, or a number of codes")
+        if self.meanings and not self.coordinates:
+            raise BadInput("meanings are coordinates; a transformer has none")
         if self.coordinates:
             self._require_linear()
 
@@ -143,6 +155,14 @@ class StyledVqConfig:
             raise BadInput("coordinates are quantised as they are, by euclidean distance")
         if self.levels or self.drawn_codes:
             raise BadInput("coordinates go with neither levels nor drawn_codes")
+        if not 0 <= self.meanings < self.attributes or (self.meanings > 0) != (
+            self.meaning_width > 0
+        ):
+            raise BadInput(
+                f"meanings={self.meanings} of {self.attributes} attributes and "
+                f"meaning_width={self.meaning_width}; both 0, or fewer than all and a width"
+            )
+        require_widths(self.retouching_widths, self.image_size)
 
     @property
     def heads_of_decoder(self) -> int:
@@ -254,14 +274,6 @@ class ExpertBlock(nn.Module):
         return x + self.experts(self.plain.mlp_norm(x))
 
 
-def _require_size(x: Tensor, size: int) -> None:
-    if x.ndim != 4 or tuple(x.shape[1:]) != (3, size, size):
-        raise BadInput(
-            f"pictures of shape {tuple(x.shape)}; this model takes b x 3 x {size} x {size}: "
-            "prepare them with lascaux.images and the model's config.preprocessing"
-        )
-
-
 class Encoder(nn.Module):
     """From a picture to a latent for each attribute."""
 
@@ -303,7 +315,7 @@ class Encoder(nn.Module):
         return self.last_norm(self._through(x, False))
 
     def _through(self, x: Tensor, short: bool) -> Tensor:
-        _require_size(x, self.config.image_size)
+        require_size(x, self.config.image_size)
         x = rearrange(self.patches(x.to(self.patches.weight.dtype)), "b d y x -> b (y x) d")
         first = self.class_token.to(x.dtype).expand(len(x), 1, -1)
         x = torch.cat((first, x), dim=1) + self.positions
@@ -317,53 +329,6 @@ class Encoder(nn.Module):
                 return block.last(x)
             x = block(x)
         return x
-
-
-class PrincipalEncoder(nn.Module):
-    """A picture's coordinates in learnt directions, a few for each attribute; and back.
-
-    Attributes:
-        directions: orthonormal rows, those of the first attribute first.
-        centre: the mean picture, shrunk.
-        scales: of each attribute's coordinates, which make them numbers about one.
-    """
-
-    def __init__(self, config: StyledVqConfig) -> None:
-        super().__init__()
-        self.config = config
-        size = 3 * config.shrunk_size**2
-        self.directions = nn.Parameter(torch.zeros(sum(config.coordinates), size))
-        self.centre = nn.Parameter(torch.zeros(size))
-        self.scales = nn.Parameter(torch.ones(config.attributes))
-
-    def forward(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b n l"]:
-        """The latents of normalised pictures: coordinates, and zeros behind them."""
-        _require_size(x, self.config.image_size)
-        with torch.autocast(x.device.type, enabled=False):
-            found = (self.shrunk(x) - self.centre) @ self.directions.T
-            latents = found.new_zeros(len(x), self.config.attributes, self.config.latent_width)
-            latents[:, *self._places()] = found
-            return latents * self.scales[:, None]
-
-    def shrunk(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b d"]:
-        """Normalised pictures as rows of the size that directions have."""
-        small = F.avg_pool2d(x, self.config.image_size // self.config.shrunk_size)
-        return small.to(self.directions.dtype).flatten(1)
-
-    def sketch(self, latents: Float[Tensor, "b n l"]) -> Float[Tensor, "b c y x"]:
-        """Normalised pictures of latents."""
-        side = self.config.shrunk_size
-        with torch.autocast(latents.device.type, enabled=False):
-            found = (latents.to(self.scales.dtype) / self.scales[:, None])[:, *self._places()]
-            rows = found @ self.directions + self.centre
-        small = rearrange(rows, "b (c y x) -> b c y x", y=side, x=side)
-        return F.interpolate(small, (self.config.image_size,) * 2, mode="bicubic")
-
-    def _places(self) -> tuple[Tensor, Tensor]:
-        """Attribute and place within it of each coordinate."""
-        counts = self.config.coordinates
-        attributes = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-        return attributes, torch.cat([torch.arange(count) for count in counts])
 
 
 class AdaptiveNorm(nn.Module):
@@ -457,36 +422,18 @@ class Decoder(nn.Module):
         else:
             self.patches = Linear(width, 3 * config.patch_size**2)
             self.pixels = Pixels(config)
-        if config.coordinates:
-            self.seen = nn.Conv2d(3, width, config.patch_size, stride=config.patch_size)
 
     def initialise(self) -> None:
         """Draw the weights anew, as the published code does."""
         self.widen.reset_parameters()
         (self.logits if self.config.drawn_codes else self.patches).reset_parameters()
         nn.init.normal_(self.positions, std=self.config.decoder_width**-0.5)
-        if self.config.coordinates:
-            self.seen.reset_parameters()
-            # Nothing but the sketch at first.
-            nn.init.zeros_(self.pixels.last.weight)
-            assert self.pixels.last.bias is not None
-            nn.init.zeros_(self.pixels.last.bias)
 
-    def forward(
-        self, mixtures: Float[Tensor, "b n l"], sketch: Float[Tensor, "b c y x"] | None = None
-    ) -> Float[Tensor, "b c y x"]:
-        """Normalised pictures, unclamped; with `drawn_codes` a code's logits for each patch.
-
-        Args:
-            mixtures: of all attributes.
-            sketch: normalised pictures that are to be bettered, where attributes are coordinates.
-        """
+    def forward(self, mixtures: Float[Tensor, "b n l"]) -> Float[Tensor, "b c y x"]:
+        """Normalised pictures, unclamped; with `drawn_codes` a code's logits for each patch."""
         conditions = self.widen(mixtures.to(self.widen.weight.dtype))
         x = self.first_norm(self.positions).to(conditions.dtype)
         x = x.expand(len(conditions), -1, -1)
-        if sketch is not None:
-            sketch = sketch.to(conditions.dtype)
-            x = x + rearrange(self.seen(sketch), "b d y x -> b (y x) d")
         for number, block in enumerate(self.conditioned_blocks):
             x = block(x, conditions[:, 2 * number], conditions[:, 2 * number + 1])
         for block in self.blocks:
@@ -497,7 +444,7 @@ class Decoder(nn.Module):
         if self.config.drawn_codes:
             return rearrange(self.logits(x), "b (y x) s -> b s y x", y=rows)
         x = rearrange(self.patches(x), "b (y x) (c p q) -> b c (y p) (x q)", y=rows, c=3, p=size)
-        return self.pixels(x) if sketch is None else sketch + self.pixels(sketch + x)
+        return self.pixels(x)
 
 
 class Scalars(nn.Module):
@@ -542,9 +489,15 @@ class StyledVq(nn.Module):
         decoder: takes what the cosine layer gives.
         drawer: of a model with `drawn_codes`, a tokeniser in a grid that makes pictures of them;
             None where it is missing.
+        reader: of a model with `meanings`, the CLIP that tells them; None where it is missing.
     """
 
-    def __init__(self, config: StyledVqConfig, drawer: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        config: StyledVqConfig,
+        drawer: nn.Module | None = None,
+        reader: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         drawn = 0 if drawer is None else cast(Any, drawer).codes
@@ -552,16 +505,29 @@ class StyledVq(nn.Module):
             raise BadInput(
                 f"drawn_codes={config.drawn_codes}; the tokeniser that draws them has {drawn}"
             )
+        if reader is not None:
+            _require_reader(config, cast(Any, reader).config)
         width = config.latent_width
         if config.coordinates:
-            self.encoder = PrincipalEncoder(config)
+            self.encoder = PrincipalEncoder(
+                config.coordinates,
+                width,
+                image_size=config.image_size,
+                shrunk_size=config.shrunk_size,
+                meanings=config.meanings,
+                meaning_width=config.meaning_width,
+            )
+            self.decoder = Retoucher(
+                config.attributes * width, config.condition_width, config.retouching_widths
+            )
         else:
             self.encoder = Encoder(config)
             self.mixture = nn.Parameter(torch.empty(config.mixture_rows or width, width))
             self.mixture_norm = LayerNorm(width)
+            self.decoder = Decoder(config)
         self.scalars = Scalars(width, config.levels) if config.levels else None
-        self.decoder = Decoder(config)
         self.drawer = drawer
+        self.reader = reader
         self.codebook: Tensor
         self.mean: Tensor
         rows = 0 if config.levels else config.codes
@@ -571,25 +537,36 @@ class StyledVq(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Draw the weights anew, as the published code does; codebook, means and drawer stay."""
-        for module in self.modules():
-            if isinstance(module, SelfAttention | Experts | Scalars):
-                module.initialise()
+        """Draw the weights anew, as the published code does.
+
+        Codebook, means, drawer and reader stay.
+        """
+        for part in (self.encoder, self.decoder, self.scalars):
+            for module in part.modules() if part is not None else ():
+                if isinstance(module, SelfAttention | Experts | Scalars):
+                    module.initialise()
         if isinstance(self.encoder, Encoder):
             self.encoder.initialise()
         self.decoder.initialise()
         if isinstance(self.encoder, Encoder):
             nn.init.normal_(self.mixture, std=self.config.width**-0.5)
 
+    def train(self, mode: bool = True) -> "StyledVq":
+        """Whether what is learnt here is being trained; the reader never is."""
+        super().train(mode)
+        if self.reader is not None:
+            self.reader.eval()
+        return self
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.decoder.positions.device
+        return self.decoder.widen.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the weights are kept in."""
-        return self.decoder.positions.dtype
+        return self.decoder.widen.weight.dtype
 
     @property
     def codes(self) -> int:
@@ -647,11 +624,35 @@ class StyledVq(nn.Module):
 
         Raises:
             BadInput: the pictures are not RGB or not of the config's size.
+            Unsupported: what reads their meaning is missing.
         """
-        found = self.with_noise(self.encoder(x), noise, generator)
+        if isinstance(self.encoder, PrincipalEncoder):
+            bottleneck = self.encoder(x, self.meaning(x) if self.config.meanings else None)
+        else:
+            bottleneck = self.encoder(x)
+        found = self.with_noise(bottleneck, noise, generator)
         if self.config.quantised == "mixture":
             found = self.mix(found)
         return found if self.scalars is None else self.scalars(found)
+
+    def meaning(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b e"]:
+        """The reader's embeddings of normalised pictures, of unit length; in float32.
+
+        Raises:
+            BadInput: the pictures are not RGB or not of the config's size.
+            Unsupported: there is no reader.
+        """
+        if self.reader is None:
+            raise Unsupported(
+                "this Styled VAE-VQ spells what a CLIP sees and came without it: give it one as "
+                "`reader`"
+            )
+        require_size(x, self.config.image_size)
+        reader: Any = self.reader
+        with torch.autocast(x.device.type, enabled=False):
+            mean, std = (self._colour(each) for each in (reader.config.mean, reader.config.std))
+            seen = (self.denormalise(x.float()) - mean) / std
+            return F.normalize(reader.encode_image(seen).float(), dim=-1)
 
     @staticmethod
     def with_noise(
@@ -754,7 +755,7 @@ class StyledVq(nn.Module):
         if self.scalars is not None:
             features = self.scalars.up(features)
         if isinstance(self.encoder, PrincipalEncoder):
-            return self.decoder(features, self.encoder.sketch(features))
+            return self.decoder(features.flatten(1), self.encoder.sketch(features))
         mixed = features if self.config.quantised == "mixture" else self.mix(features)
         return self.decoder(mixed)
 
@@ -897,6 +898,14 @@ def exchange(
     chosen[list(attributes)] = True
     chosen = chosen.reshape(1, count, *[1] * (first.ndim - 2))
     return torch.where(chosen, second, first), torch.where(chosen, first, second)
+
+
+def _require_reader(config: StyledVqConfig, seen: Any) -> None:
+    if seen.embed_width != config.meaning_width or seen.image_size != config.image_size:
+        raise BadInput(
+            f"a reader of {seen.image_size} pixels and {seen.embed_width} numbers; this model "
+            f"needs one of {config.image_size} and {config.meaning_width}"
+        )
 
 
 def _noise(like: Tensor, generator: torch.Generator | None) -> Tensor:

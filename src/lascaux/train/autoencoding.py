@@ -7,7 +7,7 @@ discriminator, on what the autoencoder made before its step; officially it is ma
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -15,9 +15,10 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput
-from lascaux.models.patch_discriminator import PatchDiscriminator, PatchDiscriminatorConfig
+from lascaux.models.patch_discriminator import PatchDiscriminator
 from lascaux.models.vqgan import Encoder, VqGan
-from lascaux.train.adversarial import AdversarialOptions, discriminator_terms, generator_terms
+from lascaux.train.adversarial import AdversarialOptions, generator_terms
+from lascaux.train.against import AgainstDiscriminator
 from lascaux.train.cards import card_of
 from lascaux.train.codebook import Tending, from_white
 from lascaux.train.optimisers import Group, Optimiser, decayed_and_plain
@@ -44,13 +45,12 @@ class _Kept(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Autoencoding(Recipe):
+class Autoencoding(AgainstDiscriminator, Recipe):
     """Settings of all runs that train a VQGAN.
 
     Batches have "picture", uint8 RGB, and may have "weight", what each pixel counts, 1 in the mean.
     """
 
-    turns: ClassVar[tuple[str, ...]] = ("autoencoder", "discriminator")
     best: ClassVar[str | None] = "+validation_psnr"
 
     quantiser: Literal["nearest", "gumbel"] | None = setting(
@@ -74,12 +74,6 @@ class Autoencoding(Recipe):
     )
     perceptual: str = setting("ochre-clip", "lpips-vgg16, or a CLIP with a ResNet; or a folder")
     perceptual_weight: float = setting(1.0, "of perceptual differences; 0: none")
-    adversarial: Literal["hinge", "vanilla"] = setting("hinge", "form of the discriminator's loss")
-    adversarial_weight: float = setting(0.8, "of fooling the discriminator; 0: there is none")
-    discriminator_start: int = setting(10_000, "step from which it takes part")
-    discriminator_rate: float = setting(1.0, "its learning rate, as a share of the other")
-    discriminator_width: int = setting(64, "its channels after the first convolution")
-    discriminator_layers: int = setting(3, "its normalised convolutions")
     weight_decay: float = restated("weight_decay", 0.0)
 
     def __post_init__(self) -> None:
@@ -92,11 +86,6 @@ class Autoencoding(Recipe):
             "codebook_weight": 0,
             "decorrelation": 0,
             "perceptual_weight": 0,
-            "adversarial_weight": 0,
-            "discriminator_start": 0,
-            "discriminator_rate": 0,
-            "discriminator_width": 1,
-            "discriminator_layers": 1,
         }
         for name, low in least.items():
             if not low <= getattr(self, name) < math.inf:
@@ -111,16 +100,17 @@ class Autoencoding(Recipe):
             )
 
     @property
+    def turns(self) -> tuple[str, ...]:
+        """The autoencoder, then the discriminator, which is there from the first step on."""
+        return ("autoencoder", "discriminator")
+
+    @property
     def adversary(self) -> AdversarialOptions:
         """How the terms of both losses are weighed."""
-        return AdversarialOptions(
-            start=self.discriminator_start,
-            kind=self.adversarial,
+        return replace(
+            super().adversary,
             perceptual_weight=self.perceptual_weight,
             codebook_weight=self.codebook_weight,
-            adversarial_weight=self.adversarial_weight,
-            factor=1.0 if self.adversarial_weight else 0.0,
-            early=False,
         )
 
     def trainee(self, vqgan: VqGan, size: int, *, fresh: bool) -> Trainee:
@@ -140,7 +130,7 @@ class Autoencoding(Recipe):
                 "--codebook average: a Gumbel quantiser learns its codes by gradient; leave it "
                 "out, or take --quantiser nearest"
             )
-        _require_patches(size, self.discriminator_layers)
+        discriminator = self.new_discriminator(size)
         still = not vqgan.codebook.weight.requires_grad or any(
             "vqgan.codebook.weight.".startswith(f"{name}.") for name in self.freeze
         )
@@ -153,9 +143,7 @@ class Autoencoding(Recipe):
         )
         if tending.average:
             vqgan.codebook.weight.requires_grad_(False)
-        width, layers = self.discriminator_width, self.discriminator_layers
-        judge = PatchDiscriminator(PatchDiscriminatorConfig(width=width, layers=layers))
-        model = Trainee(vqgan, judge, tending)
+        model = Trainee(vqgan, discriminator, tending)
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         return model
 
@@ -171,12 +159,11 @@ class Autoencoding(Recipe):
         named = [(f"vqgan.{name}", weight) for name, weight in vqgan.named_parameters()]
         codes = [each for each in named if each[1] is vqgan.codebook.weight]
         rest = [each for each in named if each[1] is not vqgan.codebook.weight]
-        theirs = model.discriminator.named_parameters(prefix="discriminator")
         groups = (*decayed_and_plain(rest, self.weight_decay), Group("codes", codes))
-        judge = Group("discriminator", list(theirs), rate=self.discriminator_rate)
+        theirs = self.discriminators(model.discriminator)
         return {
             "autoencoder": Optimiser("adam", groups, _BETAS),
-            "discriminator": Optimiser("adam", (judge,), _BETAS),
+            "discriminator": Optimiser("adam", theirs, _BETAS),
         }
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
@@ -242,25 +229,8 @@ class Autoencoding(Recipe):
         # Here, since between the autoencoder's two passes its codes must not move.
         model.tending.settle(model.vqgan.codebook.weight, kept.features)
         figures: dict[str, Tensor | float] = dict(model.tending.figures())
-        options = self.adversary
-        if not options.factor_at(moment.step):
-            # A gradient of zeros, which moves nothing: a step needs one.
-            nothing = sum(weight.sum() for weight in model.discriminator.parameters()) * 0.0
-            assert isinstance(nothing, Tensor)
-            return Loss(nothing, figures)
-        terms = discriminator_terms(
-            x,
-            kept.back,
-            options=options,
-            step=moment.step,
-            discriminator=lambda pictures: model.discriminator(pictures).float(),
-        )
-        figures |= {
-            "discriminator_loss": terms.total.detach(),
-            "real_score": terms.real,
-            "fake_score": terms.fake,
-        }
-        return Loss(terms.total, figures)
+        found = self.of_discriminator(model.discriminator, x, kept.back, moment.step)
+        return found._replace(figures={**figures, **found.figures})
 
     def _perceptual(self, device: torch.device) -> nn.Module | None:
         # Apart from the model, whose checkpoints it would only make larger.
@@ -278,15 +248,6 @@ def reconstructed(
         ids.append(chosen)
         found.append(vqgan.denormalise(vqgan.decode(codes, vqgan.grid(x))).clamp(0, 1))
     return torch.cat(found), torch.cat(ids)
-
-
-def _require_patches(size: int, layers: int) -> None:
-    patches = size // 2**layers - 2
-    if patches < 1:
-        raise BadInput(
-            f"--discriminator-layers {layers}: of {size} pixels no patch is left; take fewer, or "
-            "larger pictures"
-        )
 
 
 def _risen(step: int, steps: int) -> float:

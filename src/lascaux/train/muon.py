@@ -18,7 +18,7 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic, as published
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW, but for groups with `orthogonal`, whose parameters are matrices or stacks of them."""
+    """AdamW, but for groups with `orthogonal`: of matrices, stacks of them, or kernels of maps."""
 
     def __init__(self, groups: list[dict[str, Any]], **settings: Any) -> None:
         super().__init__(groups, **settings)
@@ -48,7 +48,8 @@ class Muon(torch.optim.AdamW):
                 state["momentum"] = torch.zeros_like(weight)
             momentum = state["momentum"].lerp_(weight.grad, 1 - _MOMENTUM)
             ahead = weight.grad.lerp(momentum, _MOMENTUM)  # Nesterov's
-            rows, columns = weight.shape[-2:]
+            ahead = _matrices(ahead)
+            rows, columns = ahead.shape[-2:]
             wide = ahead if rows <= columns else ahead.mT
             alike[(wide.shape[-2], wide.shape[-1])].append(
                 (weight, wide.reshape(-1, *wide.shape[-2:]))
@@ -57,11 +58,16 @@ class Muon(torch.optim.AdamW):
             turned = orthogonal(torch.cat([matrices for _, matrices in found]))
             parts = turned.split([len(matrices) for _, matrices in found])
             for (weight, _), part in zip(found, parts, strict=True):
-                rows, columns = weight.shape[-2:]
+                rows, columns = _matrices(weight).shape[-2:]
                 moved = part if rows <= columns else part.mT
                 size = max(1.0, rows / columns) ** 0.5
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(moved.reshape(weight.shape), alpha=-group["lr"] * size)
+
+
+def _matrices(x: Tensor) -> Tensor:
+    """A matrix or a stack of them as it is; a kernel of a convolution as one, a row an output."""
+    return x.flatten(1) if x.ndim == 4 else x
 
 
 def orthogonal(x: Float[Tensor, "b m n"]) -> Float[Tensor, "b m n"]:

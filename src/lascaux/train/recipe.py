@@ -105,7 +105,6 @@ class Recipe(ABC):
 
     Attributes:
         name: of the recipe: its file's name with dashes.
-        turns: the optimisers, in the order in which they step; a GAN has two.
         best: the validation figure by which checkpoints are compared, with + where more is better
             and - where less is; None where there is none.
 
@@ -114,7 +113,6 @@ class Recipe(ABC):
     """
 
     name: ClassVar[str]
-    turns: ClassVar[tuple[str, ...]] = ("model",)
     best: ClassVar[str | None] = None
 
     seed: int = setting(0, "decides weights, order and chance")
@@ -213,6 +211,11 @@ class Recipe(ABC):
         """One for each turn; by default AdamW, with matrices and kernels decayed."""
         groups = decayed_and_plain(model.named_parameters(), self.weight_decay)
         return {"model": Optimiser("adamw", groups)}
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """The optimisers, in the order in which they step; a GAN has two."""
+        return ("model",)
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """The parts that are computed again, compiled or sharded one by one.

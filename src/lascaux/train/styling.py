@@ -7,7 +7,8 @@ of what chooses them, or by finite scalar quantisation, which has no codebook. I
 the decoder can be taught the codes of a VQGAN, which then draws.
 
 Pixels and perceptual differences make the loss, as in the author's code (`modelv2.py` has squared
-differences and LPIPS, both of weight 1).
+differences and LPIPS, both of weight 1). A discriminator can be added, as VQGANs have it: squared
+differences alone make the mean of all that a picture might be.
 """
 
 import math
@@ -21,9 +22,13 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from lascaux.errors import BadInput
-from lascaux.models.styled_vq import Encoder, StyledVq, StyledVqConfig
+from lascaux.models.patch_discriminator import PatchDiscriminator
+from lascaux.models.styled_vq import Decoder, Encoder, StyledVq, StyledVqConfig
 from lascaux.nn.quantise import rotated_through, straight_through
+from lascaux.nn.retoucher import Retoucher
 from lascaux.tasks.tokenisers import image_tokeniser
+from lascaux.train.adversarial import balance, fooling
+from lascaux.train.against import AgainstDiscriminator
 from lascaux.train.begun import named
 from lascaux.train.cards import card_of
 from lascaux.train.codebook import Tending
@@ -33,6 +38,7 @@ from lascaux.train.recipe import Loss, Moment, Recipe, precise, restated, settin
 
 _AT_ONCE = 32  # pictures reconstructed together in a validation
 _SPAN = 100.0  # longest wave of positions over the shortest
+_BETAS_OF_DISCRIMINATOR = (0.5, 0.9)  # as VQGAN's
 _MEAN_DECAY = 0.99  # of the mean features in each micro-batch
 
 # 3.8 million parameters, a third of them in the MLPs of the attributes.
@@ -58,16 +64,17 @@ SMALL = StyledVqConfig(
 
 
 class Trainee(nn.Module):
-    """A Styled VAE-VQ, and what its codebook needs where that is learnt at once."""
+    """A Styled VAE-VQ, what its codebook needs where that is learnt at once, and its adversary."""
 
-    def __init__(self, styled: StyledVq, tending: Tending | None) -> None:
+    def __init__(
+        self, styled: StyledVq, tending: Tending | None, discriminator: PatchDiscriminator | None
+    ) -> None:
         super().__init__()
-        self.styled = styled
-        self.tending = tending
+        self.styled, self.tending, self.discriminator = styled, tending, discriminator
 
 
 @dataclass(frozen=True, kw_only=True)
-class Styling(Recipe):
+class Styling(AgainstDiscriminator, Recipe):
     """Settings of all runs that train a Styled VAE-VQ.
 
     Batches have "picture", uint8 RGB, and may have "weight", what each pixel counts, 1 in the mean.
@@ -104,6 +111,8 @@ class Styling(Recipe):
     pixel_weight: float = setting(1.0, "of differences of pixels")
     perceptual: str = setting("ochre-clip", "lpips-vgg16, or a CLIP with a ResNet; or a folder")
     perceptual_weight: float = setting(1.0, "of perceptual differences; 0: none")
+    adversarial_weight: float = restated("adversarial_weight", 0.0, AgainstDiscriminator)
+    discriminator_start: int = restated("discriminator_start", 0, AgainstDiscriminator)
     optimiser: Literal["adamw", "muon"] = setting("adamw", "muon: of the matrices of the blocks")
     weight_decay: float = restated("weight_decay", 0.2)
 
@@ -125,6 +134,17 @@ class Styling(Recipe):
             raise BadInput(f"--prefixes is {self.prefixes}; expected 0 to 1")
         if not 0 < self.codebook_decay < 1:
             raise BadInput(f"--codebook-decay is {self.codebook_decay}; expected between 0 and 1")
+
+        if self.adversarial_weight and self.predicts == "tokens":
+            raise BadInput(
+                "--adversarial-weight: a discriminator sees pictures; with --predicts tokens none "
+                "are made in training"
+            )
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """The model, and the discriminator where there is one."""
+        return ("model", "discriminator") if self.adversarial_weight else ("model",)
 
     def drafted(self, config: StyledVqConfig) -> StyledVq:
         """A model to begin from nothing: of a config's sizes, its codes and ends as set here.
@@ -173,24 +193,44 @@ class Styling(Recipe):
             styled.encoder.requires_grad_(False)
         if fresh:
             _place(styled)
-        if styled.drawer is not None:
-            styled.drawer.requires_grad_(False)
-        return Trainee(styled, tending)
+        if isinstance(styled.decoder, Retoucher):
+            styled.decoder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        for other in (styled.drawer, styled.reader):
+            if other is not None:
+                other.requires_grad_(False)
+        discriminator = None
+        if self.adversarial_weight:
+            discriminator = self.new_discriminator(styled.config.image_size)
+            discriminator.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return Trainee(styled, tending, discriminator)
 
     def optimisers(self, model: nn.Module) -> dict[str, Optimiser]:
         """AdamW, with the betas of the author's code; or Muon within the blocks."""
-        named = list(model.named_parameters())
+        assert isinstance(model, Trainee)
+        named = list(model.styled.named_parameters(prefix="styled"))
         if self.optimiser == "muon":
             groups = within_blocks(named, self.blocks(model), self.weight_decay)
         else:
             groups = decayed_and_plain(named, self.weight_decay)
-        return {"model": Optimiser(self.optimiser, groups, (0.9, 0.98))}
+        found = {"model": Optimiser(self.optimiser, groups, (0.9, 0.98))}
+        if model.discriminator is not None:
+            if not _last_of(model.styled.decoder).requires_grad:
+                raise BadInput(
+                    "--freeze: the discriminator is weighed by gradients of the decoder's last "
+                    "convolution, which must be trained; freeze less, or leave "
+                    "--adversarial-weight out"
+                )
+            theirs = self.discriminators(model.discriminator)
+            found["discriminator"] = Optimiser("adam", theirs, _BETAS_OF_DISCRIMINATOR)
+        return found
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """The blocks of encoder and decoder."""
         assert isinstance(model, Trainee)
         encoder, decoder = model.styled.encoder, model.styled.decoder
         read = [*encoder.blocks, *encoder.expert_blocks] if isinstance(encoder, Encoder) else []
+        if isinstance(decoder, Retoucher):
+            return [*read, *decoder.blocks()]
         return [*read, *decoder.conditioned_blocks, *decoder.blocks]
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], moment: Moment) -> Loss:
@@ -199,6 +239,9 @@ class Styling(Recipe):
         styled = model.styled
         x = styled.normalise(batch["picture"].float() / 255)
         figures: dict[str, Tensor | float] = {}
+        if moment.turn == "discriminator":
+            assert model.discriminator is not None
+            return self.of_discriminator(model.discriminator, x, moment.kept, moment.step)
         features, more = self._features(model, x, figures)
         if self.prefixes:
             features = self._shortened(styled, features)
@@ -218,7 +261,20 @@ class Styling(Recipe):
             seen = perceptual_distance(self.perceptual).to(x.device)(x, back).mean()
             total = total + self.perceptual_weight * seen
             figures["perceptual_distance"] = seen.detach()
-        return Loss(total, figures)
+        if model.discriminator is not None and self.adversary.factor_at(moment.step):
+            total = total + self._fooling(model, total, back, figures)
+        return Loss(total, figures, back.detach())
+
+    def _fooling(
+        self, model: Trainee, loss: Tensor, back: Tensor, figures: dict[str, Tensor | float]
+    ) -> Tensor:
+        """The adversarial term, weighed by gradients in the decoder's last convolution."""
+        assert model.discriminator is not None
+        adversarial = fooling(model.discriminator(back).float())
+        if not back.requires_grad:
+            return adversarial.new_zeros(())
+        figures["balance"] = weight = balance(loss, adversarial, _last_of(model.styled.decoder))
+        return self.adversarial_weight * weight * adversarial
 
     def _features(
         self, model: Trainee, x: Tensor, figures: dict[str, Tensor | float]
@@ -296,6 +352,11 @@ def _named_wrongly(
     return wrong.mean()
 
 
+def _last_of(decoder: Decoder | Retoucher) -> Tensor:
+    last = decoder.last if isinstance(decoder, Retoucher) else decoder.pixels.last
+    return last.weight
+
+
 def _codes_of(factor: int | None) -> str:
     return "tokens without places" if factor is None else f"one code for {factor} x {factor} pixels"
 
@@ -329,7 +390,8 @@ def _place(styled: StyledVq) -> None:
     Sines and cosines of rows and columns, of the size of those that the author's code draws.
     """
     read = [styled.encoder.positions[1:]] if isinstance(styled.encoder, Encoder) else []
-    for positions in (*read, styled.decoder.positions):
+    drawn = [styled.decoder.positions] if isinstance(styled.decoder, Decoder) else []
+    for positions in (*read, *drawn):
         count, width = positions.shape
         side, waves = math.isqrt(count), width // 4
         angles = torch.arange(side)[:, None] * _SPAN ** -(torch.arange(waves) / max(1, waves))

@@ -18,7 +18,7 @@ from lascaux.weights.keymap import Rule, listed, translate
 from lascaux.weights.parts import Composite
 from lascaux.weights.published import Adopted, Published
 
-PARTS = ("drawer",)
+PARTS = ("drawer", "reader")
 _OURS = ("codebook", "mean", "decoder.widen.weight")
 # Misspelt as published. The last came with the second version.
 _MARKS = ("query_embedding", "resblocks_exper.0.layers.0.c_fc.weight", "afer_progject.weight", "V2")
