@@ -60,11 +60,10 @@ def run(arguments: argparse.Namespace) -> int:
     options = options_from(arguments, SpellOptions)
     sources = sources_of(arguments.pictures, recursive=options.recursive)
     single = len(sources) == 1 and not arguments.plain and arguments.out.lower().endswith(".png")
-    if single and not Path(arguments.out).is_dir():
+    single = single and not Path(arguments.out).expanduser().is_dir()
+    if single:
         require_file("out", arguments.out)
-        file, folder = Path(arguments.out).expanduser(), None
-    else:
-        file, folder = None, pictures_folder(arguments.out)
+    place = Path(arguments.out).expanduser() if single else pictures_folder(arguments.out)
     from lascaux.tasks.spell import Speller
 
     speller = Speller.from_options(options)
@@ -77,9 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
             if isinstance(result, Failed):
                 told.append(result)
                 continue
-            out = file if folder is None else folder / f"{name}-compared.png"
-            assert out is not None
-            plain = folder / f"{name}-reconstructed.png" if folder and arguments.plain else None
+            out = place if single else place / f"{name}-compared.png"
+            plain = place / f"{name}-reconstructed.png" if arguments.plain else None
             told.append(_written(result, out, plain))
             if not arguments.json:
                 print(_line(told[-1]))

@@ -1,6 +1,5 @@
 """Settings and turn of a patch discriminator, for autoencoders of any kind."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +10,7 @@ from lascaux.models.patch_discriminator import PatchDiscriminator, PatchDiscrimi
 from lascaux.train.adversarial import AdversarialOptions, discriminator_terms
 from lascaux.train.mixin import Beside
 from lascaux.train.optimisers import Group
-from lascaux.train.recipe import Loss, setting
+from lascaux.train.recipe import Loss, require_least, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +26,14 @@ class AgainstDiscriminator(Beside):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = {
-            "adversarial_weight": 0,
-            "discriminator_start": 0,
-            "discriminator_rate": 0,
-            "discriminator_width": 1,
-            "discriminator_layers": 1,
-        }
-        for name, low in least.items():
-            if not low <= getattr(self, name) < math.inf:
-                flag = name.replace("_", "-")
-                raise BadInput(f"--{flag} is {getattr(self, name)}; it must be at least {low}")
+        require_least(
+            self,
+            adversarial_weight=0,
+            discriminator_start=0,
+            discriminator_rate=0,
+            discriminator_width=1,
+            discriminator_layers=1,
+        )
 
     @property
     def adversary(self) -> AdversarialOptions:

@@ -23,7 +23,7 @@ from lascaux.train.cards import card_of
 from lascaux.train.codebook import Tending, from_white
 from lascaux.train.optimisers import Group, Optimiser, decayed_and_plain
 from lascaux.train.perceptual import perceptual_distance
-from lascaux.train.recipe import Loss, Moment, Recipe, precise, restated, setting
+from lascaux.train.recipe import Loss, Moment, Recipe, precise, require_least, restated, setting
 
 _BETAS = (0.5, 0.9)  # of both optimisers, as published
 _AT_ONCE = 32  # pictures reconstructed together in a validation
@@ -78,19 +78,16 @@ class Autoencoding(AgainstDiscriminator, Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = {
-            "dead_after": 0,
-            "temperature_steps": 1,
-            "divergence_weight": 0,
-            "divergence_steps": 0,
-            "codebook_weight": 0,
-            "decorrelation": 0,
-            "perceptual_weight": 0,
-        }
-        for name, low in least.items():
-            if not low <= getattr(self, name) < math.inf:
-                flag = name.replace("_", "-")
-                raise BadInput(f"--{flag} is {getattr(self, name)}; it must be at least {low}")
+        require_least(
+            self,
+            dead_after=0,
+            temperature_steps=1,
+            divergence_weight=0,
+            divergence_steps=0,
+            codebook_weight=0,
+            decorrelation=0,
+            perceptual_weight=0,
+        )
         if not 0 < self.codebook_decay < 1:
             raise BadInput(f"--codebook-decay is {self.codebook_decay}; expected between 0 and 1")
         if not 0 < self.least_temperature <= self.temperature < math.inf:

@@ -34,7 +34,17 @@ from lascaux.train.cards import card_of
 from lascaux.train.codes import estranged, grid_of, pages_of, tokeniser_of
 from lascaux.train.denoising import learn_denoiser, noisy
 from lascaux.train.optimisers import Optimiser, decayed_and_plain, within_blocks
-from lascaux.train.recipe import Loss, Moment, Progress, Recipe, Sample, precise, restated, setting
+from lascaux.train.recipe import (
+    Loss,
+    Moment,
+    Progress,
+    Recipe,
+    Sample,
+    precise,
+    require_least,
+    restated,
+    setting,
+)
 
 _SHOWN = 8  # pictures of a sheet of samples
 _AT_ONCE = 64  # pictures of a validation
@@ -85,11 +95,14 @@ class ClipGenRecipe(Recipe):
             if not 0 <= getattr(self, name) <= 1:
                 flag = name.replace("_", "-")
                 raise BadInput(f"--{flag} is {getattr(self, name)}; expected 0 to 1")
-        least = ("embedding_noise", "denoiser", "denoiser_noise", "denoiser_steps")
-        for name in (*least, "reconstruction_weight"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                flag = name.replace("_", "-")
-                raise BadInput(f"--{flag} is {getattr(self, name)}; it must be at least 0")
+        require_least(
+            self,
+            embedding_noise=0,
+            denoiser=0,
+            denoiser_noise=0,
+            denoiser_steps=0,
+            reconstruction_weight=0,
+        )
 
     def learn_denoiser(
         self, embeddings: Float[Tensor, "n e"], folder: Path, progress: Progress | None

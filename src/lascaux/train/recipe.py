@@ -5,6 +5,7 @@ is a flag of `lascaux train`; what all runs have is declared here once, and a re
 what it wants otherwise. The engine (`train/loop.py`) knows no model: it calls the methods below.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -135,22 +136,20 @@ class Recipe(ABC):
     exported: Literal["last", "best"] = setting("last", "which weights become the model")
 
     def __post_init__(self) -> None:
-        least: dict[str, float] = {
-            "seed": 0,
-            "steps": 1,
-            "batch_size": 1,
-            "accumulation": 1,
-            "learning_rate": 0,
-            "warmup_steps": 0,
-            "cooldown_steps": 0,
-            "decay_steps": 1,
-            "patience": 0,
-            "weight_decay": 0,
-            "clip_norm": 0,
-        }
-        for name, low in least.items():
-            if not low <= getattr(self, name) < float("inf"):
-                raise BadInput(f"{_flag(name)} is {getattr(self, name)}; it must be at least {low}")
+        require_least(
+            self,
+            seed=0,
+            steps=1,
+            batch_size=1,
+            accumulation=1,
+            learning_rate=0,
+            warmup_steps=0,
+            cooldown_steps=0,
+            decay_steps=1,
+            patience=0,
+            weight_decay=0,
+            clip_norm=0,
+        )
         for name in ("least_rate", "averaging", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadInput(f"{_flag(name)} is {getattr(self, name)}; expected 0 to 1")
@@ -262,6 +261,17 @@ def precise(device: torch.device | str) -> AbstractContextManager[Any]:
     return torch.autocast(torch.device(device).type, enabled=False)
 
 
+def require_least(settings: Any, **least: int) -> None:
+    """Refuse settings below their least, and such that are not finite.
+
+    Raises:
+        BadInput: with the flag's name.
+    """
+    for name, low in least.items():
+        if not low <= getattr(settings, name) < math.inf:
+            raise BadInput(f"{_flag(name)} is {getattr(settings, name)}; it must be at least {low}")
+
+
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
@@ -277,6 +287,7 @@ __all__ = [
     "Sample",
     "Share",
     "precise",
+    "require_least",
     "restated",
     "setting",
 ]

@@ -34,7 +34,7 @@ from lascaux.train.cards import card_of
 from lascaux.train.codebook import Tending
 from lascaux.train.optimisers import Optimiser, decayed_and_plain, within_blocks
 from lascaux.train.perceptual import perceptual_distance
-from lascaux.train.recipe import Loss, Moment, Recipe, precise, restated, setting
+from lascaux.train.recipe import Loss, Moment, Recipe, precise, require_least, restated, setting
 
 _AT_ONCE = 32  # pictures reconstructed together in a validation
 _SPAN = 100.0  # longest wave of positions over the shortest
@@ -118,18 +118,15 @@ class Styling(AgainstDiscriminator, Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = (
-            "noise",
-            "decorrelation",
-            "commitment",
-            "dead_after",
-            "pixel_weight",
-            "perceptual_weight",
+        require_least(
+            self,
+            noise=0,
+            decorrelation=0,
+            commitment=0,
+            dead_after=0,
+            pixel_weight=0,
+            perceptual_weight=0,
         )
-        for name in least:
-            if not 0 <= getattr(self, name) < float("inf"):
-                flag = name.replace("_", "-")
-                raise BadInput(f"--{flag} is {getattr(self, name)}; it must be at least 0")
         if not 0 <= self.prefixes <= 1:
             raise BadInput(f"--prefixes is {self.prefixes}; expected 0 to 1")
         if not 0 < self.codebook_decay < 1:
