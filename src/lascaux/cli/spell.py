@@ -8,7 +8,6 @@ from typing import Any
 from lascaux.cli.flags import WrongUse, add_flags, options_from
 from lascaux.cli.progress import progress, say
 from lascaux.cli.sheet import require_file
-from lascaux.images.formats import SUFFIXES
 from lascaux.tasks.options import SpellOptions
 from lascaux.tasks.results import Failed, Spelling, as_json
 
@@ -135,6 +134,8 @@ def pictures_folder(path: str) -> Path:
     Raises:
         WrongUse: as `made_folder`, or it is named like a picture.
     """
+    from lascaux.images.formats import SUFFIXES
+
     if Path(path).suffix.lower() in SUFFIXES and not Path(path).is_dir() and path[-1] != "/":
         raise WrongUse(
             f"--out {path}: expected a folder, in which pictures get names of their own; of one "
